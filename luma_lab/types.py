@@ -1,0 +1,119 @@
+"""Plain values that cross room borders: frozen, small, no behaviour beyond showing themselves."""
+
+import html
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+METRICS = ("cosine", "dot", "l2")
+
+
+class Neighbors(NamedTuple):
+    """Answer of an index: the nearest rows of each query, best first.
+
+    Attributes
+    ----------
+    rows : int64 array of shape (n_queries, k), padded with -1
+    distances : float32 array of shape (n_queries, k), ascending, padded with inf
+        cosine: 1 - cos; dot: minus the inner product; l2: squared.
+    stats : SearchStats
+    """
+
+    rows: np.ndarray
+    distances: np.ndarray
+    stats: "SearchStats"
+
+
+class SearchStats(NamedTuple):
+    """Work done per query, each an int64 array of shape (n_queries,)."""
+
+    hops: np.ndarray
+    comparisons: np.ndarray
+    reads: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A stored point: the caller's id, its float32 vector of shape (dim,), its JSON meta."""
+
+    id: str
+    vector: np.ndarray
+    meta: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search answer; higher `score` is better in every metric."""
+
+    id: str
+    score: float
+    meta: Any = None
+    vector: np.ndarray | None = None
+
+
+class Hits(list):
+    """List of `Hit`, best first, with the receipt of the search that made it."""
+
+    def __init__(self, hits=(), receipt=None):
+        super().__init__(hits)
+        self.receipt = receipt
+
+    def to_pandas(self):
+        """Return a DataFrame with columns id, score, meta."""
+        import pandas
+
+        return pandas.DataFrame(
+            [(hit.id, hit.score, hit.meta) for hit in self], columns=["id", "score", "meta"]
+        )
+
+    def _repr_html_(self):
+        rows = "".join(
+            f"<tr><td>{html.escape(hit.id)}</td><td>{hit.score:.4f}</td>"
+            f"<td>{html.escape(_shorten(hit.meta))}</td></tr>"
+            for hit in self
+        )
+        return (
+            "<table><thead><tr><th>id</th><th>score</th><th>meta</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table>"
+        )
+
+
+def _shorten(value, limit=120):
+    text = "" if value is None else str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class StateItem:
+    """A state entry. `revision` is the offset of the event that wrote it."""
+
+    key: str
+    value: Any
+    revision: int
+    expires_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the log, or a gap (``type == "gap"``) where entries are gone."""
+
+    offset: int
+    ts_ms: int
+    type: str
+    key: str | None = None
+    collection: str | None = None
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What a write did: the log offset that tells of it and how many things it touched.
+
+    A write that changed nothing answers with the head of the log and count 0.
+    """
+
+    offset: int
+    count: int
+    revision: int | None = None
+    expires_at_ms: int | None = field(default=None)
