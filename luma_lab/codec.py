@@ -7,6 +7,7 @@ keys into something else without a word; stored data must not change like that.
 import math
 
 import msgspec
+import numpy as np
 
 from luma_lab.errors import InvalidArgument, PayloadTooLarge
 
@@ -77,3 +78,19 @@ def _check(value, what, depth):
             f"{what} holds a {kind.__name__}: expected plain JSON (None, bool, int, float, str, "
             "list, dict); turn arrays into lists with .tolist()"
         )
+
+
+def float_list(vector):
+    """Return a float32 array as the list of shortest decimals that read back to the same float32.
+
+    A client that sent 0.1 sees 0.1 again, not 0.10000000149011612.
+    """
+    values = vector.tolist()
+    short = [float(f"{value:.7g}") for value in values]
+    for digits in (8, 9):
+        wrong = np.flatnonzero(np.asarray(short, np.float32) != vector)
+        if not len(wrong):
+            break
+        for i in wrong:
+            short[i] = float(f"{values[i]:.{digits}g}")
+    return short

@@ -1,0 +1,267 @@
+"""Events: the public face of the log. Publish, read pages, follow.
+
+Rows of point changes are stored without their vector; it is read from the matrix when an
+event is shown, and is null once a compaction has taken the row away.
+"""
+
+import re
+import time
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from luma_lab import codec
+from luma_lab.engine.state import check_key
+from luma_lab.errors import InvalidArgument, LumaError
+from luma_lab.store import catalog
+from luma_lab.store import log as event_log
+from luma_lab.types import Event, WriteResult
+
+PAGE = 1000
+PAGE_BYTES = 8 << 20
+TYPE_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+RESERVED_PREFIXES = ("state_", "vector_", "doc_", "index_", "job_")
+RESERVED_TYPES = frozenset({"gap", "offset", "restored", "sql_executed"})
+
+
+class Frame(NamedTuple):
+    """An event as it goes out: `data` is compact JSON bytes."""
+
+    offset: int
+    ts_ms: int
+    type: str
+    key: str | None
+    collection: str | None
+    data: bytes
+
+
+class Publisher:
+    """Appends events of the user's own.
+
+    Parameters
+    ----------
+    apply : callable
+        Runs an operation on a write transaction and returns its result.
+    """
+
+    def __init__(self, apply):
+        self._apply = apply
+
+    def publish(self, type, data=None, *, key=None):
+        """Append an event of the caller's own type.
+
+        Parameters
+        ----------
+        type : str
+            A letter, then up to 63 of ``A-Za-z0-9_.-``; the names the house uses itself
+            (``state_…``, ``vector_…``, ``gap`` and so on) are refused.
+        data : JSON value
+        key : str, optional
+            What ``key_prefix`` filters test.
+
+        Returns
+        -------
+        WriteResult
+        """
+        if not isinstance(type, str) or not TYPE_PATTERN.fullmatch(type):
+            raise InvalidArgument(
+                f"event type {type!r}: expected a letter, then up to 63 of A-Z a-z 0-9 _ . -"
+            )
+        if type.startswith(RESERVED_PREFIXES) or type in RESERVED_TYPES:
+            raise InvalidArgument(f"event type {type!r} is reserved: choose another name")
+        if key is not None:
+            check_key(key)
+        encoded = codec.encode(data, f"data of event {type!r}")
+        return self._apply(partial(_publish, type=type, key=key, data=encoded))
+
+
+class Events(Publisher):
+    """Reads the log: pages with :meth:`read`, an endless iterator with :meth:`follow`."""
+
+    def __init__(self, apply, database, matrices, follower):
+        super().__init__(apply)
+        self._database = database
+        self._matrices = matrices
+        self._follower = follower
+
+    def read(self, since=0, *, types=None, key_prefix=None, collection=None, limit=PAGE):
+        """Return up to `limit` events after offset `since`, oldest first.
+
+        Parameters
+        ----------
+        since : int, "earliest" or "latest"
+        types : iterable of str, optional
+        key_prefix : str, optional
+            Only events with a key that starts so.
+        collection : str, optional
+
+        Returns
+        -------
+        list of Event
+            Where entries asked for are gone, the first is of type ``"gap"``, with data
+            ``{from_offset, to_offset, dropped, exact, reason}``.
+        """
+        if type(limit) is not int or limit < 1:
+            raise InvalidArgument(f"limit is {limit!r}: expected an int of at least 1")
+        wanted = _filter(types, key_prefix, collection)
+        cursor, events = self._start(since), []
+        while len(events) < limit:
+            frames, cursor = self.read_frames(cursor, PAGE)
+            if not frames:
+                break
+            events.extend(_event(f) for f in frames if f.type == "gap" or wanted(f))
+        return events[:limit]
+
+    def follow(
+        self, since="latest", *, types=None, key_prefix=None, collection=None, timeout=None
+    ):
+        """Yield events as they are committed, in any process, each once and in order.
+
+        Parameters
+        ----------
+        since : int, "earliest" or "latest"
+            As in :meth:`read`; "latest" is the moment of this call.
+        timeout : float, optional
+            End after this many seconds without a matching event. The iterator also ends
+            when the lab is closed.
+        """
+        wanted = _filter(types, key_prefix, collection)
+        return self._follow(self._start(since), wanted, timeout)
+
+    def read_frames(self, since, limit=PAGE, max_bytes=PAGE_BYTES):
+        """Return (frames, next_since): a page of the log after `since`, ready to send.
+
+        A page ends at `limit` frames or once it holds `max_bytes`. When entries after `since`
+        are gone, or `since` is beyond the head, the first frame is a gap.
+        """
+        connection = self._database.reader()
+        frames = []
+        connection.execute("BEGIN")
+        try:
+            head = event_log.read_head(connection)
+            gap = _gap(since, head)
+            if gap is not None:
+                frames.append(gap)
+                since = gap.offset
+            size = 0
+            names = {}
+            while len(frames) < limit and size < max_bytes:
+                entries = event_log.read(connection, since, min(limit - len(frames), 100))
+                for entry in entries:
+                    frame = self._frame(connection, entry, names)
+                    frames.append(frame)
+                    since = entry.offset
+                    size += len(frame.data)
+                    if size >= max_bytes:
+                        break
+                if len(entries) < 100:
+                    break
+        finally:
+            connection.execute("COMMIT")
+        return frames, since
+
+    def _follow(self, cursor, wanted, timeout):
+        idle_since = time.monotonic()
+        while True:
+            try:
+                frames, cursor = self.read_frames(cursor)
+            except LumaError:
+                if self._database.closed:
+                    return
+                raise
+            for frame in frames:
+                if frame.type == "gap" or wanted(frame):
+                    yield _event(frame)
+                    idle_since = time.monotonic()
+            if frames:
+                continue
+            left = 1.0 if timeout is None else idle_since + timeout - time.monotonic()
+            if left <= 0:
+                return
+            try:
+                self._follower.wait_beyond(cursor, min(left, 1.0))
+            except LumaError:
+                if self._database.closed:
+                    return
+                raise
+
+    def _start(self, since):
+        if since == "latest":
+            return self._follower.catch_up().offset
+        if since == "earliest":
+            return self._follower.catch_up().first_offset - 1
+        if type(since) is not int or since < 0:
+            raise InvalidArgument(
+                f"since is {since!r}: expected an offset of at least 0, 'earliest' or 'latest'"
+            )
+        return since
+
+    def _frame(self, connection, entry, names):
+        if entry.type not in event_log.POINT_TYPES:
+            return Frame._make(entry)
+        change = event_log.point_change_decoder.decode(entry.data)
+        head = b'{"collection":%b,"id":%b' % (codec.encode(entry.collection), codec.encode(change.id))
+        if entry.type == "vector_deleted":
+            return Frame(*entry[:5], head + b"}")
+        vector, superseded = self._vector(connection, change, entry.collection, names)
+        data = b'%b,"vector":%b,"meta":%b%b}' % (
+            head,
+            vector,
+            bytes(change.meta),
+            b',"superseded":true' if superseded else b"",
+        )
+        return Frame(*entry[:5], data)
+
+    def _vector(self, connection, change, collection, names):
+        if collection not in names:
+            names[collection] = catalog.find(connection, collection)
+        row = names[collection]
+        if row is None or (row.uid, row.generation) != (change.uid, change.gen):
+            return b"null", True
+        vector = self._matrices.of(row.uid, row.generation, row.dim).read(change.row)
+        return msgspec.json.encode(codec.float_list(vector)), False
+
+
+def _publish(unit, type, key, data):
+    return WriteResult(unit.append(type, key=key, data=data), 1)
+
+
+def _filter(types, key_prefix, collection):
+    if isinstance(types, str):
+        types = (types,)
+    types = None if types is None else frozenset(types)
+
+    def wanted(frame):
+        return (
+            (types is None or frame.type in types)
+            and (key_prefix is None or (frame.key or "").startswith(key_prefix))
+            and (key_prefix is None or frame.key is not None)
+            and (collection is None or frame.collection == collection)
+        )
+
+    return wanted
+
+
+def _gap(since, head):
+    if since + 1 < head.first_offset:
+        first, last, reason = since + 1, head.first_offset - 1, "truncated"
+        dropped = last - since
+    elif since > head.offset:
+        first, last, reason, dropped = since, head.offset, "ahead", 0
+    else:
+        return None
+    data = msgspec.json.encode(
+        {
+            "from_offset": first,
+            "to_offset": last,
+            "dropped": dropped,
+            "exact": reason == "truncated",
+            "reason": reason,
+        }
+    )
+    return Frame(last, head.last_ts_ms, "gap", None, None, data)
+
+
+def _event(frame):
+    return Event(*frame[:5], codec.decode(frame.data))

@@ -1,0 +1,243 @@
+"""The follower: reads the log in order, whichever process wrote it, and moves the views.
+
+Every read calls :meth:`Follower.catch_up` first; when nothing was committed since, that is one
+``PRAGMA data_version``. A thread does the same every 10 ms, so that subscribers hear of other
+processes' commits.
+"""
+
+import logging
+import threading
+import time
+
+import apsw
+
+from luma_lab.errors import CollectionNotFound, StoreClosed, WaitTimeout
+from luma_lab.engine.views import View
+from luma_lab.store import catalog
+from luma_lab.store import log as event_log
+from luma_lab.store.database import as_luma_error
+
+POLL_SECS = 0.01
+CATALOG_TYPES = frozenset(
+    {"vector_collection_created", "vector_collection_dropped", "index_built", "index_dropped"}
+)
+_WATCHED = ", ".join(f"'{t}'" for t in sorted(event_log.POINT_TYPES | CATALOG_TYPES))
+_CHANGES = (
+    "SELECT offset, ts_ms, type, key, collection, data, crc FROM luma_log "
+    f"WHERE offset > ? AND type IN ({_WATCHED}) ORDER BY offset"
+)
+log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Keeps the process's views in step with the log.
+
+    Parameters
+    ----------
+    database : luma_lab.store.database.Database
+    matrices : luma_lab.engine.views.Matrices
+    load_index : callable
+        ``load_index(catalog_row) -> index or None``.
+    """
+
+    def __init__(self, database, matrices, load_index):
+        self._database = database
+        self._matrices = matrices
+        self._load_index = load_index
+        self._connection = database.connect()
+        self._lock = threading.RLock()
+        self._moved = threading.Condition()
+        self._wake = threading.Event()
+        self._callbacks = []
+        self._views = {}
+        self._catalog = {}
+        self._version = None
+        self._stopped = False
+        self.head = event_log.Head(0, 1, 1, 0, 0)
+        self._reload()
+        self._thread = threading.Thread(target=self._loop, name="luma-follower", daemon=True)
+        self._thread.start()
+
+    def catch_up(self):
+        """Absorb everything committed so far, in any process; return the log's `Head`."""
+        self._database.check()  # before the lock: after a fork nobody would ever release it
+        with self._lock:
+            try:
+                version = self._connection.pragma("data_version")
+                if version != self._version:
+                    self._absorb()
+                    self._version = version
+            except apsw.Error as error:
+                raise as_luma_error(error, self._database.file) from error
+            return self.head
+
+    def snapshot(self, name):
+        """Return the `Snapshot` of a collection, caught up.
+
+        Raises
+        ------
+        CollectionNotFound, CorruptStore
+        """
+        self._database.check()
+        with self._lock:
+            self.catch_up()
+            return self._view(name).snapshot()
+
+    def row(self, name):
+        """Return the present `CollectionRow` of a collection, with counters caught up."""
+        self._database.check()
+        with self._lock:
+            self.catch_up()
+            return catalog.require(self._connection, name)
+
+    def names(self):
+        """Return the names of all collections, sorted."""
+        self._database.check()
+        with self._lock:
+            self.catch_up()
+            return sorted(self._catalog)
+
+    def wait_for(self, offset, timeout_secs):
+        """Return when `offset` is readable; raise `WaitTimeout` after `timeout_secs`."""
+        if self.catch_up().offset < offset and not self.wait_beyond(offset - 1, timeout_secs):
+            raise WaitTimeout(
+                f"offset {offset} was not reached within {timeout_secs} s: "
+                f"the log's head is {self.head.offset}"
+            )
+
+    def wait_beyond(self, offset, timeout_secs):
+        """Return True once the head is beyond `offset`, False after `timeout_secs`."""
+        if self.catch_up().offset > offset:
+            return True
+        deadline = time.monotonic() + timeout_secs
+        with self._moved:
+            while self.head.offset <= offset:
+                self._database.check()
+                left = deadline - time.monotonic()
+                if left <= 0 or self._stopped:
+                    return False
+                self._moved.wait(left)
+        return True
+
+    def on_commit(self, callback):
+        """Call ``callback()`` in the follower's thread after new entries became readable.
+
+        Returns
+        -------
+        callable
+            Ends the subscription.
+        """
+        self._callbacks.append(callback)
+
+        def unsubscribe():
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return unsubscribe
+
+    def nudge(self):
+        """Look at the log now instead of at the next tick."""
+        self._wake.set()
+
+    def close(self):
+        """Stop the thread and wake everyone who waits."""
+        self._stopped = True
+        self._wake.set()
+        self._thread.join()
+        with self._moved:
+            self._moved.notify_all()
+
+    def _loop(self):
+        told = self.head.offset
+        while not self._stopped:
+            self._wake.wait(POLL_SECS)
+            self._wake.clear()
+            try:
+                head = self.catch_up().offset
+            except StoreClosed:
+                break
+            except Exception:
+                log.exception("the follower could not read the log; trying again")
+                time.sleep(0.5)
+                continue
+            if head != told:
+                told = head
+                with self._moved:
+                    self._moved.notify_all()
+                for callback in list(self._callbacks):
+                    try:
+                        callback()
+                    except Exception:
+                        log.exception("a subscriber failed")
+
+    def _absorb(self):
+        connection = self._connection
+        connection.execute("BEGIN")
+        try:
+            head = event_log.read_head(connection)
+            if head.first_offset > self.head.next_offset or head.epoch != self.head.epoch:
+                self._reload(connection, head)
+                return
+            catalog_changed = False
+            by_uid = {view.row.uid: view for view in self._views.values()}
+            for values in connection.execute(_CHANGES, (self.head.offset,)):
+                entry = event_log.Entry._make(values[:6])
+                if event_log.checksum(entry) != values[6]:
+                    log.error("log entry %d does not match its checksum", entry.offset)
+                    self._reload(connection, head)
+                    return
+                if entry.type in CATALOG_TYPES:
+                    catalog_changed = True
+                    continue
+                change = event_log.point_change_decoder.decode(entry.data)
+                view = by_uid.get(change.uid)
+                if view is not None and entry.offset > view.applied:
+                    view.apply(entry.offset, change)
+            if catalog_changed:
+                self._read_catalog(connection)
+            for view in self._views.values():
+                view.applied = max(view.applied, head.offset)
+            self.head = head
+        finally:
+            connection.execute("COMMIT")
+
+    def _reload(self, connection=None, head=None):
+        connection = connection or self._connection
+        self._views.clear()
+        self._read_catalog(connection)
+        self.head = head or event_log.read_head(connection)
+
+    def _read_catalog(self, connection):
+        self._catalog = {row.name: row for row in catalog.read_all(connection)}
+        for name, view in list(self._views.items()):
+            row = self._catalog.get(name)
+            if row is None or (row.uid, row.generation) != (view.row.uid, view.row.generation):
+                del self._views[name]
+                if row is None or row.uid != view.row.uid:
+                    self._matrices.forget(view.row.uid)
+                continue
+            view.row = row
+            if row.index_name != view.index_name:
+                view.use_index(self._load_index(row), row.index_name, row.index_rows)
+
+    def _view(self, name):
+        view = self._views.get(name)
+        if view is None:
+            if name not in self._catalog:
+                raise CollectionNotFound(name)
+            view = self._views[name] = self._load_view(name)
+        return view
+
+    def _load_view(self, name):
+        connection = self._connection
+        connection.execute("BEGIN")
+        try:
+            row = catalog.require(connection, name)
+            matrix = self._matrices.of(row.uid, row.generation, row.dim)
+            view = View(connection, row, matrix, event_log.read_head(connection).offset)
+        finally:
+            connection.execute("COMMIT")
+        view.verify()
+        if row.index_name is not None:
+            view.use_index(self._load_index(row), row.index_name, row.index_rows)
+        return view

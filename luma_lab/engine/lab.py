@@ -1,0 +1,266 @@
+"""The `Lab`: one directory, one log, one object behind every face."""
+
+import dataclasses
+import html
+import re
+import shutil
+import tempfile
+import threading
+import uuid
+import weakref
+from pathlib import Path
+from typing import Any
+
+from luma_lab import codec
+from luma_lab.engine import builds
+from luma_lab.engine.clock import Clock
+from luma_lab.engine.collection import Collection
+from luma_lab.engine.events import Events
+from luma_lab.engine.follower import Follower
+from luma_lab.engine.jobs import Jobs
+from luma_lab.engine.state import State, StateCache
+from luma_lab.engine.transaction import Transaction
+from luma_lab.engine.upkeep import Retention, Upkeep, remove_orphans
+from luma_lab.engine.verify import verify
+from luma_lab.engine.views import Matrices
+from luma_lab.engine.writer import Writer
+from luma_lab.errors import AlreadyExists, InvalidArgument, UnknownName
+from luma_lab.files import DISK
+from luma_lab.store import catalog
+from luma_lab.store.database import Database
+from luma_lab.types import METRICS, WriteResult
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+MAX_DIM = 65_535
+
+
+@dataclasses.dataclass
+class Parts:
+    """What a lab is made of, handed to collections and transactions."""
+
+    database: Database
+    matrices: Matrices
+    clock: Clock
+    owner: str
+    writer: Writer = None
+    follower: Follower = None
+    jobs: Jobs = None
+    prepared: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    rebuilding: set[Any] = dataclasses.field(default_factory=set)
+    wait_secs: float = 30.0
+
+
+class Lab:
+    """A lab directory, opened: collections of vectors, state, and the log of every change.
+
+    Several processes may have one directory open; each sees the others' commits on its next
+    call. Thread-safe and synchronous. Use :func:`luma_lab.open`.
+
+    Attributes
+    ----------
+    state : luma_lab.engine.state.State
+    events : luma_lab.engine.events.Events
+    path : pathlib.Path
+    """
+
+    def __init__(self, path, *, retention=None, clock=None, disk=DISK, vfs=None):
+        self._temporary = None
+        self._closed = False
+        self._close_lock = threading.Lock()
+        durable = str(path) != ":memory:"
+        if not durable:
+            self._temporary = path = tempfile.mkdtemp(prefix="luma-")
+        clock = clock or Clock()
+        database = Database(path, durable=durable, vfs=vfs, disk=disk)
+        self.path = Path(database.path)
+        matrices = Matrices(self.path, disk)
+        parts = self._parts = Parts(database, matrices, clock, uuid.uuid4().hex[:12])
+        try:
+            parts.writer = Writer(database, matrices, clock)
+            parts.follower = Follower(database, matrices, lambda row: builds.load(parts, row))
+            parts.writer.committed = parts.follower.nudge
+            parts.jobs = Jobs(parts.writer, clock)
+            parts.writer.run(lambda unit: remove_orphans(unit, matrices))
+            self.state = State(parts.writer.run, database.reader, clock, StateCache())
+            self.events = Events(parts.writer.run, database, matrices, parts.follower)
+            self._upkeep = Upkeep(parts, retention or Retention())
+        except BaseException:
+            self._stop()
+            raise
+        self._finalizer = (
+            weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
+            if self._temporary
+            else None
+        )
+
+    @property
+    def head(self):
+        """Offset of the last committed event, in any process; 0 before the first."""
+        return self._parts.follower.catch_up().offset
+
+    @property
+    def first_offset(self):
+        """The first offset the log still keeps."""
+        return self._parts.follower.catch_up().first_offset
+
+    @property
+    def epoch(self):
+        """How many times the lab was restored from a backup."""
+        return self._parts.follower.catch_up().epoch
+
+    def create_collection(self, name, dim, metric="cosine", *, index="auto", params=None):
+        """Create a collection.
+
+        Parameters
+        ----------
+        name : str
+            1 to 64 of ``A-Za-z0-9_.-``, not starting with a dot.
+        dim : int
+            Components per vector, 1 to 65,535.
+        metric : {"cosine", "dot", "l2"}
+        index : {"auto", "flat", "vamana"}
+            What ``build_index()`` builds.
+        params : dict, optional
+            Index parameters, see :meth:`Collection.build_index`.
+
+        Raises
+        ------
+        AlreadyExists, InvalidArgument, UnknownName, NotSupported
+        """
+        check_name(name)
+        if type(dim) is not int or not 1 <= dim <= MAX_DIM:
+            raise InvalidArgument(f"invalid dim: {dim!r}: expected an int from 1 to {MAX_DIM}")
+        if metric not in METRICS:
+            raise UnknownName("metric", metric, METRICS)
+        builds.check_kind(index)
+        params = builds.check_params(params) if params else {}
+
+        def operation(unit):
+            if catalog.find(unit.connection, name) is not None:
+                raise AlreadyExists("collection", name)
+            catalog.insert(unit.connection, name, dim, metric, index, params, unit.now_ms)
+            data = codec.encode({"collection": name, "dim": dim, "metric": metric})
+            return unit.append("vector_collection_created", collection=name, data=data)
+
+        self._parts.writer.run(operation)
+        return Collection(name, self._parts)
+
+    def collection(self, name):
+        """Return a collection by name; raise `CollectionNotFound`."""
+        catalog.require(self._parts.database.reader(), name)
+        return Collection(name, self._parts)
+
+    def collections(self):
+        """Return every collection, by name."""
+        return [Collection(name, self._parts) for name in self._parts.follower.names()]
+
+    def drop_collection(self, name):
+        """Delete a collection with its points, vectors and index.
+
+        Raises
+        ------
+        CollectionNotFound
+        """
+
+        def operation(unit):
+            row = catalog.require(unit.connection, name)
+            catalog.delete(unit.connection, row.uid)
+            data = codec.encode({"collection": name})
+            offset = unit.append("vector_collection_dropped", collection=name, data=data)
+            return row.uid, WriteResult(offset, 1)
+
+        uid, result = self._parts.writer.run(operation)
+        self._parts.follower.catch_up()
+        shutil.rmtree(self._parts.matrices.directory(uid), ignore_errors=True)
+        return result
+
+    def transaction(self, timeout_ms=5000):
+        """Return a context manager: one commit over points, state and events, or nothing.
+
+        Serialisable among writers of every process, snapshot for readers. A write on the lab
+        itself from the same thread inside the block raises `InvalidArgument`.
+
+        Parameters
+        ----------
+        timeout_ms : int
+            A longer block is rolled back and raises `TransactionTimeout`.
+        """
+        return Transaction(self._parts, timeout_ms)
+
+    def wait_for(self, offset, timeout_secs=30.0):
+        """Return when `offset` is readable here; raise `WaitTimeout`."""
+        self._parts.follower.wait_for(offset, timeout_secs)
+
+    def wait_beyond(self, offset, timeout_secs):
+        """Return True once something after `offset` is readable, False after the time-out."""
+        return self._parts.follower.wait_beyond(offset, timeout_secs)
+
+    def on_commit(self, callback):
+        """Call ``callback()`` after new events became readable; return what ends it."""
+        return self._parts.follower.on_commit(callback)
+
+    def job(self, id):
+        """Return a `Job` of this process by id; raise `JobNotFound`."""
+        return self._parts.jobs.get(id)
+
+    def jobs(self, state=None):
+        """Return the jobs of this process, or those in a state."""
+        return self._parts.jobs.list(state)
+
+    def verify(self):
+        """Check every checksum and SQLite's own integrity; return a `Report`."""
+        return verify(self._parts)
+
+    def close(self):
+        """Finish what is queued, stop running jobs, free everything. May be called twice."""
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._stop()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __repr__(self):
+        if self._closed:
+            return f"Lab({str(self.path)!r}, closed)"
+        return f"Lab({str(self.path)!r}, collections={len(self.collections())}, head={self.head})"
+
+    def _repr_html_(self):
+        if self._closed:
+            return html.escape(repr(self))
+        rows = "".join(
+            f"<tr><td>{html.escape(i.name)}</td><td>{i.live_count}</td><td>{i.dim}</td>"
+            f"<td>{i.metric}</td><td>{i.index}</td></tr>"
+            for i in (c.info() for c in self.collections())
+        )
+        return (
+            f"<p><b>Lab</b> {html.escape(str(self.path))}, head {self.head}</p><table><thead><tr>"
+            "<th>collection</th><th>points</th><th>dim</th><th>metric</th><th>index</th></tr>"
+            f"</thead><tbody>{rows}</tbody></table>"
+        )
+
+    def _stop(self):
+        parts = self._parts
+        forked = parts.database.forked
+        if not forked:
+            for part in (parts.jobs, getattr(self, "_upkeep", None), parts.writer, parts.follower):
+                if part is not None:
+                    part.close()
+            parts.matrices.close()
+        parts.database.close()
+        if self._temporary and not forked:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def check_name(name):
+    """Raise `InvalidArgument` unless `name` can name a collection."""
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+        raise InvalidArgument(
+            f"invalid collection name {name!r}: expected 1 to 64 of A-Z a-z 0-9 _ . -, "
+            "not starting with a dot"
+        )

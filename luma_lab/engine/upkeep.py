@@ -1,0 +1,129 @@
+"""Upkeep: what a lab does unasked. Sweeps expired state, trims the log, renews leases."""
+
+import logging
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+
+from luma_lab.engine import state
+from luma_lab.errors import LumaError, StoreClosed
+from luma_lab.store import catalog, leases, mappings
+from luma_lab.store import log as event_log
+
+TICK_SECS = 0.25
+RETENTION_EVERY_SECS = 30.0
+SWEEP_KEYS = 1000
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How much of the log is kept, whichever limit is met first."""
+
+    secs: float = 7 * 24 * 3600
+    events: int = 10_000_000
+    bytes: int = 1 << 30
+
+
+class Upkeep:
+    """A thread of small regular work.
+
+    Parameters
+    ----------
+    parts : luma_lab.engine.lab.Parts
+    retention : Retention
+    """
+
+    def __init__(self, parts, retention):
+        self._parts = parts
+        self._retention = retention
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="luma-upkeep", daemon=True)
+        self._thread.start()
+
+    def close(self):
+        """Stop the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self):
+        parts = self._parts
+        trim_at = beat_at = 0.0
+        while not self._stop.wait(TICK_SECS):
+            try:
+                self.sweep()
+                now = time.monotonic()
+                if now >= beat_at and parts.jobs.list("running"):
+                    beat_at = now + leases.HEARTBEAT_SECS
+                    parts.writer.run(
+                        lambda u: leases.renew_all(u.connection, parts.owner, u.now_ms)
+                    )
+                if now >= trim_at:
+                    trim_at = now + RETENTION_EVERY_SECS
+                    self.trim()
+            except StoreClosed:
+                return
+            except LumaError as error:
+                log.warning("upkeep failed (%s); trying again", error)
+            except Exception:
+                log.exception("upkeep failed; trying again")
+
+    def sweep(self):
+        """Delete entries whose time is over, each with its event; return how many."""
+        parts, swept = self._parts, 0
+        while True:
+            due = mappings.next_expiry(parts.database.reader())
+            if due is None or due > parts.clock.now_ms():
+                return swept
+            count = parts.writer.run(lambda unit: state.sweep_expired(unit, SWEEP_KEYS))
+            swept += count
+            if not count:
+                return swept
+
+    def trim(self):
+        """Cut the log to the retention; return how many entries went."""
+        parts, keep = self._parts, self._retention
+        head = event_log.read_head(parts.database.reader())
+
+        def first_kept(connection, head, now_ms):
+            return event_log.retained_from(
+                connection,
+                head,
+                now_ms=now_ms,
+                max_age_ms=int(keep.secs * 1000),
+                max_events=keep.events,
+                max_bytes=keep.bytes,
+            )
+
+        now_ms = parts.clock.now_ms()
+        if first_kept(parts.database.reader(), head, now_ms) <= head.first_offset:
+            return 0
+
+        def operation(unit):
+            first = first_kept(unit.connection, unit.head, unit.now_ms)
+            return event_log.truncate(unit.connection, unit.head, first)
+
+        return parts.writer.run(operation)
+
+
+def remove_orphans(unit, matrices):
+    """Remove directories that no catalog row names; runs inside a write transaction.
+
+    The transaction keeps other processes from creating collections meanwhile; an index
+    directory being written is protected by its build lease.
+    """
+    home = matrices.path / "collections"
+    if not home.is_dir():
+        return
+    rows = {str(row.uid): row for row in catalog.read_all(unit.connection)}
+    for directory in home.iterdir():
+        row = rows.get(directory.name)
+        if row is None:
+            shutil.rmtree(directory, ignore_errors=True)
+            continue
+        if leases.holder(unit.connection, f"build:{row.uid}", unit.now_ms):
+            continue
+        for index in (directory / "index").glob("*"):
+            if index.name != row.index_name:
+                shutil.rmtree(index, ignore_errors=True)

@@ -1,0 +1,163 @@
+"""What searches look at: per collection, the committed rows, which of them live, the index.
+
+A view is moved forward by the follower only. A snapshot of it stays true for as long as it
+is held: new rows lie beyond its end, and marks of death go into a copy.
+"""
+
+import logging
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from luma_lab.errors import CorruptStore, LumaError
+from luma_lab.files import DISK
+from luma_lab.store import catalog, mappings
+from luma_lab.store.matrix import Matrix, damaged_blocks
+
+VERIFY_FIRST_BYTES = 64 << 20
+log = logging.getLogger(__name__)
+
+
+class Matrices:
+    """The matrix files of a lab directory, each opened once."""
+
+    def __init__(self, path, disk=DISK):
+        self.path = path
+        self.disk = disk
+        self._open = {}
+        self._lock = threading.Lock()
+
+    def directory(self, uid):
+        """Return ``collections/<uid>``."""
+        return self.path / "collections" / str(uid)
+
+    def of(self, uid, generation, dim):
+        """Return the `Matrix` of a collection's generation."""
+        key = (uid, generation, dim)
+        with self._lock:
+            if key not in self._open:
+                file = self.directory(uid) / f"vectors-{generation}.f32"
+                self._open[key] = Matrix(file, dim, self.disk)
+            return self._open[key]
+
+    def forget(self, uid):
+        """Close the files of a dropped collection."""
+        with self._lock:
+            for key in [key for key in self._open if key[0] == uid]:
+                self._open.pop(key).close()
+
+    def close(self):
+        """Close every file."""
+        with self._lock:
+            for matrix in self._open.values():
+                matrix.close()
+            self._open.clear()
+
+
+class Snapshot(NamedTuple):
+    """A collection at one offset; `live` is a bool array of shape (rows,)."""
+
+    row: catalog.CollectionRow
+    vectors: np.ndarray
+    live: np.ndarray
+    live_count: int
+    index: Any
+    index_name: str | None
+    indexed_rows: int
+    dead_indexed: int
+    dead_tail: int
+    offset: int
+
+
+class View:
+    """A collection's state in memory, as of the offset `applied`.
+
+    Parameters
+    ----------
+    connection : apsw.Connection
+        Inside the read transaction whose head is `applied`.
+    """
+
+    def __init__(self, connection, row, matrix, applied):
+        self.row = row
+        self.matrix = matrix
+        self.applied = applied
+        self.rows = row.rows
+        self.damage = None
+        self.index = None
+        self.index_name = None
+        self.indexed_rows = 0
+        self.dead_indexed = 0
+        alive = np.asarray(mappings.live_rows(connection, row.uid), dtype=np.int64)
+        self._live = np.zeros(max(1024, self.rows), dtype=bool)
+        self._live[alive] = True
+        self.live_count = len(alive)
+        self._held = False
+        self._blocks = catalog.read_blocks(connection, row.uid, row.generation)
+
+    def apply(self, offset, change):
+        """Absorb a `PointChange` with a log offset after `applied`."""
+        if change.row >= 0:
+            if change.row >= len(self._live):
+                wider = np.zeros(max(change.row + 1, 2 * len(self._live)), dtype=bool)
+                wider[: self.rows] = self._live[: self.rows]
+                self._live, self._held = wider, False
+            if not self._live[change.row]:
+                self._live[change.row] = True
+                self.live_count += 1
+            self.rows = max(self.rows, change.row + 1)
+        if change.old >= 0 and self._live[change.old]:
+            if self._held:
+                self._live, self._held = self._live.copy(), False
+            self._live[change.old] = False
+            self.live_count -= 1
+            if change.old < self.indexed_rows:
+                self.dead_indexed += 1
+
+    def use_index(self, index, name, rows):
+        """Search `index`, which covers the first `rows` rows, from now on (None: exact)."""
+        self.index, self.index_name = index, name
+        self.indexed_rows = rows if index is not None else 0
+        self.dead_indexed = self.indexed_rows - int(self._live[: self.indexed_rows].sum())
+
+    def snapshot(self):
+        """Return the present state; raise `CorruptStore` when the rows are known damaged."""
+        if self.damage is not None:
+            raise CorruptStore(self.damage)
+        self._held = True
+        dead = self.rows - self.live_count
+        return Snapshot(
+            self.row,
+            self.matrix.rows(self.rows),
+            self._live[: self.rows],
+            self.live_count,
+            self.index,
+            self.index_name,
+            self.indexed_rows,
+            self.dead_indexed,
+            dead - self.dead_indexed,
+            self.applied,
+        )
+
+    def verify(self):
+        """Compare the rows with their checksums; large matrices in the background."""
+        if self.row.rows * self.row.dim * 4 <= VERIFY_FIRST_BYTES:
+            self._verify()
+        else:
+            threading.Thread(target=self._verify, name="luma-verify", daemon=True).start()
+
+    def _verify(self):
+        try:
+            damaged = damaged_blocks(self.matrix.rows(self.row.rows), self._blocks)
+            if damaged:
+                self.damage = (
+                    f"collection {self.row.name!r}: block {damaged[0]} of {self.matrix.path.name} "
+                    "does not match its checksum; its vectors are not served. "
+                    "Drop the collection and load it again, or restore a backup"
+                )
+        except LumaError as error:
+            self.damage = str(error)
+        if self.damage:
+            log.error("%s", self.damage)
+        self._blocks = None

@@ -1,0 +1,242 @@
+"""The write path: a queue, one thread, and one transaction for whatever waited in the queue.
+
+Each operation runs in a savepoint of its own, so one that is refused takes no neighbour with
+it. Nothing is acknowledged before the commit, and the commit comes after the sync of every
+matrix file it speaks of. If a group's commit fails, each of its operations is run again alone.
+"""
+
+import logging
+import queue
+import threading
+from concurrent.futures import Future
+
+import apsw
+
+from luma_lab.errors import InvalidArgument, LumaError, StoreClosed
+from luma_lab.store import log as event_log
+from luma_lab.store.database import as_luma_error
+
+MAX_GROUP = 512
+log = logging.getLogger(__name__)
+_STOP = object()
+
+
+class Unit:
+    """An open write transaction, handed to operations.
+
+    Attributes
+    ----------
+    connection : apsw.Connection
+        Inside ``BEGIN IMMEDIATE``.
+    now_ms : int
+        The transaction's time; never before that of an earlier one.
+    head : luma_lab.store.log.Head
+        Advanced by :meth:`append`, stored at the end.
+    """
+
+    def __init__(self, connection, clock, matrices):
+        self.connection = connection
+        self.head = event_log.read_head(connection)
+        self.now_ms = max(clock.now_ms(), self.head.last_ts_ms)
+        self.head.last_ts_ms = self.now_ms
+        self._stored = event_log.Head(**vars(self.head))
+        self._matrices = matrices
+        self._touched = set()
+
+    def append(self, type, *, key=None, collection=None, data=b"null"):
+        """Append an event and return its offset."""
+        return event_log.append(self.connection, self.head, type, key, collection, data)
+
+    def append_many(self, type, collection, datas):
+        """Append an event for each of `datas`; return the first offset."""
+        return event_log.append_many(self.connection, self.head, type, collection, datas)
+
+    def matrix(self, row):
+        """Return the `Matrix` of a catalog row."""
+        return self._matrices.of(row.uid, row.generation, row.dim)
+
+    def write_vectors(self, row, vectors):
+        """Write vectors behind the committed rows of a catalog row; synced before the commit."""
+        matrix = self.matrix(row)
+        self._touched.add(matrix)
+        matrix.write(row.rows, vectors)
+
+    def run(self, operation):
+        """Run one operation in a savepoint; a refused one leaves no trace."""
+        before = event_log.Head(**vars(self.head))
+        self.connection.execute("SAVEPOINT operation")
+        try:
+            result = operation(self)
+        except BaseException:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK TO operation")
+                self.connection.execute("RELEASE operation")
+            self.head = before
+            raise
+        self.connection.execute("RELEASE operation")
+        return result
+
+    def commit(self, durable):
+        """Sync the matrix files, store the head, commit."""
+        if durable:
+            for matrix in self._touched:
+                matrix.sync()
+        if self.head != self._stored:
+            event_log.write_head(self.connection, self.head)
+        self.connection.execute("COMMIT")
+
+
+class Writer:
+    """The one writer of a process.
+
+    Parameters
+    ----------
+    database : luma_lab.store.database.Database
+    matrices : luma_lab.engine.views.Matrices
+    clock : luma_lab.engine.clock.Clock
+    """
+
+    def __init__(self, database, matrices, clock):
+        self._database = database
+        self._matrices = matrices
+        self._clock = clock
+        self.connection = database.connect(writes=True)
+        self._lock = threading.Lock()
+        self._session_thread = None
+        self._queue = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._loop, name="luma-writer", daemon=True)
+        self._thread.start()
+        self.committed = lambda: None
+
+    def submit(self, operation):
+        """Queue ``operation(unit) -> result``; return a Future resolved after the commit.
+
+        Raises
+        ------
+        InvalidArgument
+            This thread is inside ``lab.transaction()``: use its methods instead.
+        StoreClosed
+        """
+        self._database.check()
+        if self._session_thread == threading.get_ident():
+            raise InvalidArgument(
+                "a write on the lab inside its own transaction would wait for itself: "
+                "call the method on the transaction object"
+            )
+        future = Future()
+        self._queue.put((operation, future))
+        return future
+
+    def run(self, operation):
+        """Queue an operation and wait for its result."""
+        return self.submit(operation).result()
+
+    def begin(self, timeout_secs):
+        """Open an interactive transaction for the calling thread; return its `Unit` or None.
+
+        None means that another transaction of this process kept the writer longer than
+        `timeout_secs`. End it with :meth:`end` or :meth:`abandon`.
+        """
+        self._database.check()
+        if self._session_thread == threading.get_ident():
+            raise InvalidArgument("this thread is already inside a transaction")
+        if not self._lock.acquire(timeout=timeout_secs):
+            return None
+        try:
+            self._database.check()
+            unit = self._open_unit()
+        except BaseException:
+            self._rollback()
+            self._lock.release()
+            raise
+        self._session_thread = threading.get_ident()
+        return unit
+
+    def end(self, unit):
+        """Commit an interactive transaction and free the writer."""
+        try:
+            unit.commit(self._database.durable)
+        except apsw.Error as error:
+            raise as_luma_error(error, self._database.file) from error
+        finally:
+            self.abandon()
+        self.committed()
+
+    def abandon(self):
+        """Roll back what is open and free the writer."""
+        self._rollback()
+        self._session_thread = None
+        self._lock.release()
+
+    def close(self):
+        """Finish what is queued, then stop the thread."""
+        self._queue.put((_STOP, None))
+        self._thread.join()
+
+    def _loop(self):
+        stopping = False
+        while not stopping:
+            group = [self._queue.get()]
+            while len(group) < MAX_GROUP:
+                try:
+                    group.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            stopping = any(operation is _STOP for operation, _ in group)
+            group = [item for item in group if item[0] is not _STOP]
+            if group:
+                with self._lock:
+                    self._commit_group(group)
+                self.committed()
+        while not self._queue.empty():
+            _, future = self._queue.get()
+            if future is not None:
+                future.set_exception(StoreClosed("the lab was closed before this write began"))
+
+    def _commit_group(self, group):
+        try:
+            answers = self._attempt(group)
+        except Exception as error:
+            if len(group) > 1:
+                log.warning("a group commit failed (%s); running its operations alone", error)
+                for item in group:
+                    self._commit_group([item])
+                return
+            answers = [(None, self._explain(error))]
+        for (_, future), (result, error) in zip(group, answers, strict=True):
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+    def _attempt(self, group):
+        try:
+            unit = self._open_unit()
+            answers = []
+            for operation, _ in group:
+                try:
+                    answers.append((unit.run(operation), None))
+                except Exception as error:
+                    # Some failures (a full disk) end the whole transaction: the group is lost.
+                    if not self.connection.in_transaction:
+                        raise
+                    answers.append((None, self._explain(error)))
+            unit.commit(self._database.durable)
+            return answers
+        finally:
+            self._rollback()
+
+    def _open_unit(self):
+        self.connection.execute("BEGIN IMMEDIATE")
+        return Unit(self.connection, self._clock, self._matrices)
+
+    def _rollback(self):
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    def _explain(self, error):
+        if isinstance(error, LumaError) or not isinstance(error, apsw.Error):
+            return error
+        explained = as_luma_error(error, self._database.file)
+        explained.__cause__ = error
+        return explained

@@ -1,0 +1,130 @@
+"""The catalog: which collections exist, where their rows lie, which index is current."""
+
+from typing import Any, NamedTuple
+
+from luma_lab import codec
+from luma_lab.errors import CollectionNotFound
+
+_COLUMNS = (
+    "uid, name, dim, metric, kind, params, generation, rows, live, upserts, "
+    "created_at_ms, updated_at_ms, index_name, index_rows, index_offset, index_built_ms"
+)
+
+
+class CollectionRow(NamedTuple):
+    """A row of the catalog.
+
+    `rows` counts committed matrix rows, live and dead; `live` the points; `upserts` every
+    point ever written. `kind` and `params` are what the user asked for, `index_name` is the
+    directory of the index in use.
+    """
+
+    uid: int
+    name: str
+    dim: int
+    metric: str
+    kind: str
+    params: dict[str, Any]
+    generation: int
+    rows: int
+    live: int
+    upserts: int
+    created_at_ms: int
+    updated_at_ms: int
+    index_name: str | None
+    index_rows: int
+    index_offset: int
+    index_built_ms: int | None
+
+
+def read_all(connection):
+    """Return every `CollectionRow`, by name."""
+    return [
+        _row(r) for r in connection.execute(f"SELECT {_COLUMNS} FROM luma_collections ORDER BY name")
+    ]
+
+
+def find(connection, name):
+    """Return the `CollectionRow` called `name`, or None."""
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM luma_collections WHERE name = ?", (name,)
+    ).fetchone()
+    return _row(row) if row else None
+
+
+def require(connection, name):
+    """Return the `CollectionRow` called `name`; raise `CollectionNotFound` when there is none."""
+    row = find(connection, name)
+    if row is None:
+        raise CollectionNotFound(name)
+    return row
+
+
+def insert(connection, name, dim, metric, kind, params, now_ms):
+    """Add a collection and return its uid, which no other collection ever gets."""
+    connection.execute(
+        "INSERT INTO luma_collections (name, dim, metric, kind, params, created_at_ms, "
+        "updated_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (name, dim, metric, kind, codec.encode(params).decode(), now_ms, now_ms),
+    )
+    return connection.last_insert_rowid()
+
+
+def delete(connection, uid):
+    """Remove a collection with its points and block checksums."""
+    for table in ("luma_collections", "luma_points", "luma_blocks"):
+        connection.execute(f"DELETE FROM {table} WHERE uid = ?", (uid,))
+
+
+def count_rows(connection, uid, rows, live, upserts, now_ms):
+    """Store a collection's new counters."""
+    connection.execute(
+        "UPDATE luma_collections SET rows=?, live=?, upserts=?, updated_at_ms=? WHERE uid=?",
+        (rows, live, upserts, now_ms, uid),
+    )
+
+
+def set_index(connection, uid, index_name, rows, offset, built_ms):
+    """Name the index in use (None: exact search), the rows it covers and its applied offset."""
+    connection.execute(
+        "UPDATE luma_collections SET index_name=?, index_rows=?, index_offset=?, "
+        "index_built_ms=? WHERE uid=?",
+        (index_name, rows, offset, built_ms, uid),
+    )
+
+
+def set_params(connection, uid, params):
+    """Store the index parameters of a collection."""
+    connection.execute(
+        "UPDATE luma_collections SET params=? WHERE uid=?", (codec.encode(params).decode(), uid)
+    )
+
+
+def read_block(connection, uid, generation, block):
+    """Return (rows, crc) of a checksummed block, or None."""
+    return connection.execute(
+        "SELECT rows, crc FROM luma_blocks WHERE uid=? AND generation=? AND block=?",
+        (uid, generation, block),
+    ).fetchone()
+
+
+def read_blocks(connection, uid, generation):
+    """Return the list of (block, rows, crc) of a generation."""
+    return connection.execute(
+        "SELECT block, rows, crc FROM luma_blocks WHERE uid=? AND generation=? ORDER BY block",
+        (uid, generation),
+    ).fetchall()
+
+
+def write_blocks(connection, uid, generation, blocks):
+    """Store changed blocks, a list of (block, rows, crc)."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO luma_blocks VALUES (?, ?, ?, ?, ?)",
+        [(uid, generation, *block) for block in blocks],
+    )
+
+
+def _row(values):
+    values = list(values)
+    values[5] = codec.decode(values[5])
+    return CollectionRow._make(values)

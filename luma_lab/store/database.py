@@ -1,0 +1,318 @@
+"""The one SQLite file of a lab: how it is created, recognised, migrated and connected to."""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import apsw
+
+from luma_lab.errors import CorruptStore, NewerFormat, NotALab, StorageError, StoreClosed, StoreFull
+from luma_lab.files import DISK, NETWORK_FILE_SYSTEMS, file_system_type
+
+FILE_NAME = "luma.db"
+APPLICATION_ID = 0x4C756D61  # "Luma"
+FORMAT_VERSION = 1
+BUSY_LIMIT_SECS = 60.0
+HARMLESS_ENTRIES = {"lost+found"}
+log = logging.getLogger(__name__)
+
+SCHEMA = """
+CREATE TABLE luma_head (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch INTEGER NOT NULL,
+    next_offset INTEGER NOT NULL,
+    first_offset INTEGER NOT NULL,
+    last_ts_ms INTEGER NOT NULL,
+    log_bytes INTEGER NOT NULL);
+INSERT INTO luma_head VALUES (1, 0, 1, 1, 0, 0);
+CREATE TABLE luma_log (
+    offset INTEGER PRIMARY KEY,
+    ts_ms INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    key TEXT,
+    collection TEXT,
+    data BLOB NOT NULL,
+    crc INTEGER NOT NULL);
+CREATE TABLE luma_state (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    revision INTEGER NOT NULL,
+    expires_at_ms INTEGER,
+    crc INTEGER NOT NULL,
+    value BLOB NOT NULL);
+CREATE INDEX luma_state_expiry ON luma_state (expires_at_ms) WHERE expires_at_ms IS NOT NULL;
+CREATE TABLE luma_collections (
+    uid INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    dim INTEGER NOT NULL,
+    metric TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    params TEXT NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 0,
+    rows INTEGER NOT NULL DEFAULT 0,
+    live INTEGER NOT NULL DEFAULT 0,
+    upserts INTEGER NOT NULL DEFAULT 0,
+    created_at_ms INTEGER NOT NULL,
+    updated_at_ms INTEGER NOT NULL,
+    index_name TEXT,
+    index_rows INTEGER NOT NULL DEFAULT 0,
+    index_offset INTEGER NOT NULL DEFAULT 0,
+    index_built_ms INTEGER);
+CREATE TABLE luma_points (
+    point INTEGER PRIMARY KEY,
+    uid INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    meta BLOB NOT NULL);
+CREATE UNIQUE INDEX luma_points_id ON luma_points (uid, id);
+CREATE TABLE luma_blocks (
+    uid INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    block INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (uid, generation, block)) WITHOUT ROWID;
+CREATE TABLE luma_leases (
+    name TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    expires_at_ms INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+# Migration rule: MIGRATIONS[v] turns a lab of format v into v + 1 inside one transaction;
+# the file is backed up beside itself first. A format without an entry can't be opened.
+MIGRATIONS = {}
+
+
+class Database:
+    """Connections to the `luma.db` of one lab directory.
+
+    Parameters
+    ----------
+    path : path
+        The lab's directory. Created when missing.
+    durable : bool
+        False turns syncing off, for labs that are thrown away on close.
+    vfs : str, optional
+        Name of a registered SQLite VFS, for tests that record or refuse file calls.
+
+    Raises
+    ------
+    NotALab
+        The directory holds other things, or lies on a network file system.
+    NewerFormat
+        The lab was written by a newer version.
+    CorruptStore
+        `luma.db` is not a readable SQLite database.
+    """
+
+    def __init__(self, path, *, durable=True, vfs=None, disk=DISK):
+        self.path = Path(path).absolute()
+        self.file = self.path / FILE_NAME
+        self.durable = durable
+        self._vfs = vfs
+        self._disk = disk
+        self._pid = os.getpid()
+        self._closed = False
+        self._local = threading.local()
+        self._connections = weakref.WeakSet()
+        self._prepare_directory()
+        with sqlite_errors(self.file):
+            self._prepare_file()
+
+    def check(self):
+        """Raise `StoreClosed` when the lab was closed, or opened before a fork."""
+        if self._closed:
+            raise StoreClosed(f"the lab at {self.path} is closed: open it again")
+        if self.forked:
+            raise StoreClosed(
+                f"the lab at {self.path} was opened by process {self._pid} before a fork: "
+                "open it again in this process"
+            )
+
+    @property
+    def closed(self):
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    @property
+    def forked(self):
+        """Whether this process is a fork of the one that opened the lab."""
+        return os.getpid() != self._pid
+
+    def connect(self, *, writes=False):
+        """Return a new apsw connection; without `writes` it refuses to change anything."""
+        connection = apsw.Connection(
+            str(self.file),
+            flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
+            vfs=self._vfs,
+        )
+        connection.set_busy_handler(_patience())
+        connection.execute("PRAGMA cache_size=-16384").fetchall()
+        if writes:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            level = "FULL" if self.durable else "OFF"
+            connection.execute(f"PRAGMA synchronous={level}").fetchall()
+        else:
+            connection.execute("PRAGMA query_only=ON").fetchall()
+        self._connections.add(connection)
+        return connection
+
+    def reader(self):
+        """Return this thread's reading connection."""
+        self.check()
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            with sqlite_errors(self.file):
+                connection = self._local.connection = self.connect()
+        return connection
+
+    def close(self):
+        """Close every connection; may be called twice, and after a fork does nothing."""
+        self._closed = True
+        if self.forked:
+            return
+        for connection in list(self._connections):
+            connection.close()
+
+    def _prepare_directory(self):
+        path = self.path
+        if path.exists() and not path.is_dir():
+            raise NotALab(f"{path} is a file: expected a directory")
+        kind = file_system_type(path)
+        if kind in NETWORK_FILE_SYSTEMS:
+            raise NotALab(
+                f"{path} is on a network file system ({kind}), where locks and mappings are "
+                "not safe: use a local disk"
+            )
+        if path.is_dir() and not self.file.exists():
+            others = [e.name for e in path.iterdir() if not e.name.startswith(".")]
+            others = sorted(set(others) - HARMLESS_ENTRIES)
+            # Two processes may create one lab at once: the other's file counts as ours.
+            if others and not any(name.startswith(FILE_NAME) for name in others):
+                raise NotALab(
+                    f"{path} is not a lab and not empty (it holds {others[0]!r}): "
+                    "expected a lab or an empty directory"
+                )
+        if not path.exists():
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StorageError(f"can't create {path}: {error.strerror}") from error
+            self._disk.sync_directory(path.parent)
+
+    def _prepare_file(self):
+        fresh = not self.file.exists()
+        connection = apsw.Connection(
+            str(self.file),
+            flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
+            vfs=self._vfs,
+        )
+        connection.set_busy_handler(_patience())
+        try:
+            application = connection.pragma("application_id")
+            version = connection.pragma("user_version")
+            if application == 0 and version == 0 and not self._has_tables(connection):
+                self._create(connection)
+                version = FORMAT_VERSION
+            elif application != APPLICATION_ID:
+                raise NotALab(f"{self.file} is another program's SQLite database, not a lab")
+            else:
+                version = connection.pragma("user_version")
+            if version > FORMAT_VERSION:
+                raise NewerFormat(
+                    f"{self.path} has format {version}, this version reads up to "
+                    f"{FORMAT_VERSION}: upgrade luma_lab"
+                )
+            if version < FORMAT_VERSION:
+                self._migrate(connection, version)
+        finally:
+            connection.close()
+        if fresh:
+            self._disk.sync_directory(self.path)
+
+    @staticmethod
+    def _has_tables(connection):
+        return bool(connection.execute("SELECT count(*) FROM sqlite_schema").get)
+
+    def _create(self, connection):
+        connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        connection.execute(f"PRAGMA synchronous={'FULL' if self.durable else 'OFF'}").fetchall()
+        with immediate(connection):
+            if not self._has_tables(connection):
+                connection.execute(SCHEMA).fetchall()
+                connection.execute(f"PRAGMA application_id={APPLICATION_ID}").fetchall()
+                connection.execute(f"PRAGMA user_version={FORMAT_VERSION}").fetchall()
+
+    def _migrate(self, connection, version):
+        missing = [v for v in range(version, FORMAT_VERSION) if v not in MIGRATIONS]
+        if missing:
+            raise NotALab(f"{self.path} has format {version}; no way leads from {missing[0]}")
+        copy = self.path / f"luma-format{version}.backup.db"
+        target = apsw.Connection(str(copy))
+        try:
+            with target.backup("main", connection, "main") as backup:
+                backup.step()
+        finally:
+            target.close()
+        log.info("migrating %s from format %d, backup in %s", self.path, version, copy.name)
+        with immediate(connection):
+            for step in range(connection.pragma("user_version"), FORMAT_VERSION):
+                MIGRATIONS[step](connection)
+                connection.execute(f"PRAGMA user_version={step + 1}").fetchall()
+
+
+@contextlib.contextmanager
+def immediate(connection):
+    """Run the block in one write transaction of `connection`."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def as_luma_error(error, file=FILE_NAME):
+    """Return the `StorageError` that says what an apsw error means to a user."""
+    if isinstance(error, apsw.FullError):
+        return StoreFull(f"no space left for {file}: free some and try again; nothing was kept")
+    if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+        return CorruptStore(f"{file} is damaged ({error}): run luma verify, restore a backup")
+    if isinstance(error, apsw.ConnectionClosedError):
+        return StoreClosed(f"the lab of {file} is closed: open it again")
+    if isinstance(error, apsw.BusyError):
+        return StorageError(f"{file} stayed locked for {BUSY_LIMIT_SECS:.0f} s by another process")
+    return StorageError(f"{file}: {type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def sqlite_errors(file=FILE_NAME):
+    """Turn apsw errors of the block into the house's own."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise as_luma_error(error, file) from error
+
+
+def _patience():
+    """Busy handler that tries each millisecond: SQLite's own backs off and starves a writer."""
+    started = 0.0
+
+    def wait(attempts):
+        nonlocal started
+        now = time.monotonic()
+        if attempts == 0:
+            started = now
+        if now - started > BUSY_LIMIT_SECS:
+            return False
+        time.sleep(0.0003 if attempts < 10 else 0.001)
+        return True
+
+    return wait

@@ -1,0 +1,220 @@
+"""The tables that map a caller's name to bytes: state keys to values, point ids to rows and meta.
+
+Functions on a connection: reads work on any, writes belong inside a write transaction.
+Every row carries a CRC32 and is checked when read.
+"""
+
+import zlib
+from typing import NamedTuple
+
+from luma_lab.errors import CorruptStore
+
+ROW_BITS = 32
+
+
+class StateRow(NamedTuple):
+    """A stored state entry; `value` is JSON bytes."""
+
+    key: str
+    revision: int
+    expires_at_ms: int | None
+    value: bytes
+
+
+class PointRow(NamedTuple):
+    """A stored point; `meta` is JSON bytes, `row` its position in the matrix."""
+
+    row: int
+    id: str
+    revision: int
+    meta: bytes
+
+
+def read_state(connection, key):
+    """Return the `StateRow` of `key`, expired or not, or None."""
+    row = connection.execute(
+        "SELECT key, revision, expires_at_ms, value, crc FROM luma_state WHERE key=?", (key,)
+    ).fetchone()
+    return None if row is None else _state_row(row)
+
+
+def read_state_head(connection, key):
+    """Return (revision, expires_at_ms) of `key` without touching its value, or None."""
+    return connection.execute(
+        "SELECT revision, expires_at_ms FROM luma_state WHERE key=?", (key,)
+    ).fetchone()
+
+
+def scan_state(connection, prefix, after, limit, now_ms):
+    """Return up to `limit` live `StateRow`s whose key starts with `prefix`, in byte order."""
+    low = max(prefix, after) if after is not None else prefix
+    strictly = after is not None and after >= prefix
+    rows = connection.execute(
+        f"SELECT key, revision, expires_at_ms, value, crc FROM luma_state "
+        f"WHERE key {'>' if strictly else '>='} ? AND (? IS NULL OR key < ?) "
+        "AND (expires_at_ms IS NULL OR expires_at_ms > ?) ORDER BY key LIMIT ?",
+        (low, *([_successor(prefix)] * 2), now_ms, limit),
+    )
+    return [_state_row(row) for row in rows]
+
+
+def count_state(connection, now_ms):
+    """Return the number of live entries."""
+    return connection.execute(
+        "SELECT count(*) FROM luma_state WHERE expires_at_ms IS NULL OR expires_at_ms > ?",
+        (now_ms,),
+    ).get
+
+
+def write_state(connection, row):
+    """Insert or replace a `StateRow`."""
+    connection.execute(
+        "INSERT INTO luma_state (key, revision, expires_at_ms, crc, value) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (key) DO UPDATE SET revision=excluded.revision, "
+        "expires_at_ms=excluded.expires_at_ms, crc=excluded.crc, value=excluded.value",
+        (row.key, row.revision, row.expires_at_ms, _state_checksum(row), row.value),
+    )
+
+
+def delete_state(connection, key):
+    """Remove `key`."""
+    connection.execute("DELETE FROM luma_state WHERE key=?", (key,))
+
+
+def next_expiry(connection):
+    """Return the earliest expiry, ms since 1970, or None."""
+    return connection.execute(
+        "SELECT min(expires_at_ms) FROM luma_state WHERE expires_at_ms IS NOT NULL"
+    ).get
+
+
+def expired_keys(connection, now_ms, limit):
+    """Return up to `limit` keys whose time is over, oldest first."""
+    rows = connection.execute(
+        "SELECT key FROM luma_state WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?",
+        (now_ms, limit),
+    )
+    return [key for (key,) in rows]
+
+
+def all_state(connection):
+    """Yield (key, sound) of every entry, for verification."""
+    for row in connection.execute(
+        "SELECT key, revision, expires_at_ms, value, crc FROM luma_state"
+    ):
+        yield row[0], _state_checksum(StateRow._make(row[:4])) == row[4]
+
+
+def find_row(connection, uid, id):
+    """Return the matrix row of a point, or None."""
+    found = connection.execute(
+        "SELECT point FROM luma_points WHERE uid=? AND id=?", (uid, id)
+    ).fetchone()
+    return None if found is None else found[0] & ((1 << ROW_BITS) - 1)
+
+
+def read_point(connection, uid, id):
+    """Return the `PointRow` of `id`, or None."""
+    row = connection.execute(
+        "SELECT point, id, revision, meta, crc FROM luma_points WHERE uid=? AND id=?", (uid, id)
+    ).fetchone()
+    return None if row is None else _point_row(row)
+
+
+def read_point_at(connection, uid, row):
+    """Return the `PointRow` that lies at matrix row `row`, or None when it died."""
+    found = connection.execute(
+        "SELECT point, id, revision, meta, crc FROM luma_points WHERE point=?",
+        (uid << ROW_BITS | row,),
+    ).fetchone()
+    return None if found is None else _point_row(found)
+
+
+def scan_points(connection, uid, after, limit):
+    """Return up to `limit` `PointRow`s with ids after `after`, in byte order of id."""
+    rows = connection.execute(
+        "SELECT point, id, revision, meta, crc FROM luma_points WHERE uid=? AND id > ? "
+        "ORDER BY id LIMIT ?",
+        (uid, after, limit),
+    )
+    return [_point_row(row) for row in rows]
+
+
+def live_rows(connection, uid):
+    """Return the ascending list of matrix rows of every point of a collection."""
+    rows = connection.execute(
+        "SELECT point FROM luma_points WHERE point >= ? AND point < ? ORDER BY point",
+        (uid << ROW_BITS, (uid + 1) << ROW_BITS),
+    )
+    return [point & ((1 << ROW_BITS) - 1) for (point,) in rows]
+
+
+def ids_by_row(connection, uid):
+    """Return the list of (row, id) of every point of a collection, ascending by row."""
+    rows = connection.execute(
+        "SELECT point, id FROM luma_points WHERE point >= ? AND point < ? ORDER BY point",
+        (uid << ROW_BITS, (uid + 1) << ROW_BITS),
+    )
+    return [(point & ((1 << ROW_BITS) - 1), id) for point, id in rows]
+
+
+def write_points(connection, uid, points):
+    """Insert `PointRow`s; their ids and rows must be free."""
+    connection.executemany(
+        "INSERT INTO luma_points (point, uid, id, revision, crc, meta) VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (uid << ROW_BITS | p.row, uid, p.id, p.revision, _point_checksum(p), p.meta)
+            for p in points
+        ],
+    )
+
+
+def delete_points(connection, uid, rows):
+    """Remove the points that lie at matrix rows `rows`."""
+    connection.executemany(
+        "DELETE FROM luma_points WHERE point=?", [(uid << ROW_BITS | row,) for row in rows]
+    )
+
+
+def all_points(connection):
+    """Yield (uid, id, sound) of every point, for verification."""
+    for row in connection.execute("SELECT point, id, revision, meta, crc, uid FROM luma_points"):
+        point = PointRow(row[0] & ((1 << ROW_BITS) - 1), *row[1:4])
+        yield row[5], row[1], _point_checksum(point) == row[4] and row[0] >> ROW_BITS == row[5]
+
+
+def _state_row(values):
+    row = StateRow._make(values[:4])
+    if _state_checksum(row) != values[4]:
+        raise CorruptStore(f"state entry {row.key!r} does not match its checksum")
+    return row
+
+
+def _point_row(values):
+    point = PointRow(values[0] & ((1 << ROW_BITS) - 1), *values[1:4])
+    if _point_checksum(point) != values[4]:
+        raise CorruptStore(f"point {point.id!r} does not match its checksum")
+    return point
+
+
+def _state_checksum(row):
+    return zlib.crc32(
+        row.value, zlib.crc32(f"{row.key}\x1f{row.revision}\x1f{row.expires_at_ms}".encode())
+    )
+
+
+def _point_checksum(point):
+    return zlib.crc32(
+        point.meta, zlib.crc32(f"{point.row}\x1f{point.id}\x1f{point.revision}".encode())
+    )
+
+
+def _successor(prefix):
+    """Return the least string greater than every string that starts with `prefix`, or None."""
+    for cut in range(len(prefix), 0, -1):
+        point = ord(prefix[cut - 1]) + 1
+        if 0xD800 <= point <= 0xDFFF:
+            point = 0xE000
+        if point <= 0x10FFFF:
+            return prefix[: cut - 1] + chr(point)
+    return None
