@@ -12,7 +12,14 @@ from functools import partial
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.errors import Conflict, InvalidArgument, LumaError, NotSupported, UnknownName
+from luma_lab.errors import (
+    Cancelled,
+    Conflict,
+    InvalidArgument,
+    LumaError,
+    NotSupported,
+    UnknownName,
+)
 from luma_lab.files import directory_bytes
 from luma_lab.store import catalog, leases
 from luma_lab.types import WriteResult
@@ -238,13 +245,16 @@ def _build(parts, name, params, threads, job):
             "fingerprint": index.fingerprint,
             "index": index_name,
         }
+    except Cancelled:
+        raise
+    except Exception as error:
+        _tell_failed(parts, name, error)
+        raise
     finally:
         parts.writer.run(lambda unit: leases.release(unit.connection, lease, owner))
 
 
-def _commit_index(
-    unit, uid, generation, name, index_name, rows, offset, params, fingerprint
-):
+def _commit_index(unit, uid, generation, name, index_name, rows, offset, params, fingerprint):
     row = catalog.find(unit.connection, name)
     if row is None or (row.uid, row.generation) != (uid, generation):
         raise Conflict(f"collection {name!r} was dropped or compacted while its index was built")
@@ -259,6 +269,14 @@ def _commit_index(
     }
     unit.append("index_built", collection=name, data=codec.encode(shown))
     return row.index_name
+
+
+def _tell_failed(parts, name, error):
+    data = codec.encode({"collection": name, "kind": "vamana", "error": str(error)})
+    try:
+        parts.writer.run(lambda unit: unit.append("index_failed", collection=name, data=data))
+    except LumaError as second:
+        log.warning("event index_failed of %r was not written: %s", name, second)
 
 
 def _new_name(parts, uid):

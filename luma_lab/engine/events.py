@@ -113,9 +113,7 @@ class Events(Publisher):
             events.extend(_event(f) for f in frames if f.type == "gap" or wanted(f))
         return events[:limit]
 
-    def follow(
-        self, since="latest", *, types=None, key_prefix=None, collection=None, timeout=None
-    ):
+    def follow(self, since="latest", *, types=None, key_prefix=None, collection=None, timeout=None):
         """Yield events as they are committed, in any process, each once and in order.
 
         Parameters
@@ -201,7 +199,10 @@ class Events(Publisher):
         if entry.type not in event_log.POINT_TYPES:
             return Frame._make(entry)
         change = event_log.point_change_decoder.decode(entry.data)
-        head = b'{"collection":%b,"id":%b' % (codec.encode(entry.collection), codec.encode(change.id))
+        head = b'{"collection":%b,"id":%b' % (
+            codec.encode(entry.collection),
+            codec.encode(change.id),
+        )
         if entry.type == "vector_deleted":
             return Frame(*entry[:5], head + b"}")
         vector, superseded = self._vector(connection, change, entry.collection, names)

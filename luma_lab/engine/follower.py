@@ -11,15 +11,21 @@ import time
 
 import apsw
 
-from luma_lab.errors import CollectionNotFound, StoreClosed, WaitTimeout
 from luma_lab.engine.views import View
+from luma_lab.errors import CollectionNotFound, StoreClosed, WaitTimeout
 from luma_lab.store import catalog
 from luma_lab.store import log as event_log
 from luma_lab.store.database import as_luma_error
 
 POLL_SECS = 0.01
 CATALOG_TYPES = frozenset(
-    {"vector_collection_created", "vector_collection_dropped", "index_built", "index_dropped"}
+    {
+        "vector_collection_created",
+        "vector_collection_dropped",
+        "index_built",
+        "index_dropped",
+        "index_tuned",
+    }
 )
 _WATCHED = ", ".join(f"'{t}'" for t in sorted(event_log.POINT_TYPES | CATALOG_TYPES))
 _CHANGES = (

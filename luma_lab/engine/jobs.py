@@ -54,7 +54,9 @@ class Job:
             Whatever the work raised.
         """
         if not self._done.wait(timeout):
-            raise WaitTimeout(f"job {self.id} ({self.kind}) is still {self.state} after {timeout} s")
+            raise WaitTimeout(
+                f"job {self.id} ({self.kind}) is still {self.state} after {timeout} s"
+            )
         if self.error is not None:
             raise self.error
         return self._result

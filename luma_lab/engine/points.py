@@ -6,7 +6,13 @@ import msgspec
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.errors import AlreadyExists, DimensionMismatch, InvalidArgument, LumaError, PointNotFound
+from luma_lab.errors import (
+    AlreadyExists,
+    DimensionMismatch,
+    InvalidArgument,
+    LumaError,
+    PointNotFound,
+)
 from luma_lab.store import catalog, mappings
 from luma_lab.store.log import PointChange, point_change_encoder
 from luma_lab.store.mappings import PointRow

@@ -155,6 +155,13 @@ class State(MutableMapping):
     def __setitem__(self, key, value):
         self.put(key, value)
 
+    def update(self, other=(), /, **more):
+        """Put every entry of a mapping or of (key, value) pairs, in one commit, or none."""
+        entries = {**dict(other), **more}
+        if entries:
+            puts = [{"key": key, "value": value} for key, value in entries.items()]
+            self.put_each(puts, atomic=True)
+
     def __delitem__(self, key):
         if not self.delete(key).count:
             raise KeyError(key)

@@ -4,8 +4,8 @@ import threading
 
 import apsw
 
-from luma_lab.engine.collection import PointVerbs
 from luma_lab.engine.events import Publisher
+from luma_lab.engine.point_verbs import PointVerbs
 from luma_lab.engine.state import State
 from luma_lab.errors import InvalidArgument, StorageError, TransactionTimeout
 from luma_lab.store import catalog

@@ -102,6 +102,8 @@ class Writer:
         self._clock = clock
         self.connection = database.connect(writes=True)
         self._lock = threading.Lock()
+        self._door = threading.Lock()
+        self._closed = False
         self._session_thread = None
         self._queue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="luma-writer", daemon=True)
@@ -124,7 +126,10 @@ class Writer:
                 "call the method on the transaction object"
             )
         future = Future()
-        self._queue.put((operation, future))
+        with self._door:
+            if self._closed:
+                raise StoreClosed("the lab is closed: open it again")
+            self._queue.put((operation, future))
         return future
 
     def run(self, operation):
@@ -170,7 +175,9 @@ class Writer:
 
     def close(self):
         """Finish what is queued, then stop the thread."""
-        self._queue.put((_STOP, None))
+        with self._door:
+            self._closed = True
+            self._queue.put((_STOP, None))
         self._thread.join()
 
     def _loop(self):
@@ -188,21 +195,17 @@ class Writer:
                 with self._lock:
                     self._commit_group(group)
                 self.committed()
-        while not self._queue.empty():
-            _, future = self._queue.get()
-            if future is not None:
-                future.set_exception(StoreClosed("the lab was closed before this write began"))
 
     def _commit_group(self, group):
         try:
             answers = self._attempt(group)
         except Exception as error:
-            if len(group) > 1:
+            if len(group) > 1 and not isinstance(error, apsw.BusyError):
                 log.warning("a group commit failed (%s); running its operations alone", error)
                 for item in group:
                     self._commit_group([item])
                 return
-            answers = [(None, self._explain(error))]
+            answers = [(None, self._explain(error))] * len(group)
         for (_, future), (result, error) in zip(group, answers, strict=True):
             if error is not None:
                 future.set_exception(error)

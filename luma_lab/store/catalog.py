@@ -40,7 +40,8 @@ class CollectionRow(NamedTuple):
 def read_all(connection):
     """Return every `CollectionRow`, by name."""
     return [
-        _row(r) for r in connection.execute(f"SELECT {_COLUMNS} FROM luma_collections ORDER BY name")
+        _row(r)
+        for r in connection.execute(f"SELECT {_COLUMNS} FROM luma_collections ORDER BY name")
     ]
 
 

@@ -1,0 +1,198 @@
+"""Reading and writing points by id: the same verbs on a lab and inside a transaction."""
+
+from functools import partial
+
+import numpy as np
+
+from luma_lab import codec
+from luma_lab.engine import points
+from luma_lab.engine.points import KEEP
+from luma_lab.errors import InvalidArgument, LumaError
+from luma_lab.store import catalog, mappings
+from luma_lab.types import Point
+
+SCROLL_LIMIT = 100
+
+
+class PointVerbs:
+    """Reading and writing points by id, on a lab or inside a transaction.
+
+    Parameters
+    ----------
+    name : str
+    apply : callable
+        Runs an operation on a write transaction and returns its result.
+    connection : callable
+        Returns the connection to read with.
+    matrices : luma_lab.engine.views.Matrices
+    """
+
+    def __init__(self, name, apply, connection, matrices):
+        self.name = name
+        self._apply = apply
+        self._connection = connection
+        self._matrices = matrices
+
+    @property
+    def dim(self):
+        """Components per vector."""
+        return self._row().dim
+
+    @property
+    def metric(self):
+        """The metric, one of ``"cosine" "dot" "l2"``."""
+        return self._row().metric
+
+    def upsert(self, ids, vectors, metas=None):
+        """Insert points, or replace those whose id is there.
+
+        Parameters
+        ----------
+        ids : str, int, or sequence of them
+            Each once. One id takes a vector of shape (dim,) and one meta.
+        vectors : array of shape (n, dim)
+            Anything `numpy.asarray` takes; stored as float32 exactly as sent.
+        metas : sequence of JSON values, optional
+
+        Returns
+        -------
+        WriteResult
+            `offset` of the last of n events, `count` n.
+
+        Raises
+        ------
+        InvalidArgument, DimensionMismatch
+            Naming the position or id; the whole batch is refused.
+        """
+        return self._write("upsert", ids, vectors, metas)
+
+    def add(self, ids, vectors, metas=None):
+        """Insert points; raise `AlreadyExists` if an id is there. See :meth:`upsert`."""
+        return self._write("add", ids, vectors, metas)
+
+    def update(self, ids, vectors=None, metas=KEEP):
+        """Change points that are there; what is left out stays. See :meth:`upsert`.
+
+        Raises
+        ------
+        PointNotFound
+            An id is not there; nothing is changed.
+        """
+        return self._write("update", ids, vectors, metas)
+
+    def delete(self, ids):
+        """Delete points by id (one or many); the result's `count` tells how many were there."""
+        return self._apply(partial(points.delete_points, name=self.name, ids=_id_list(ids)))
+
+    def write_each(self, verb, items):
+        """Apply items in one commit, in order, each for itself.
+
+        Parameters
+        ----------
+        verb : {"upsert", "add", "update", "delete"}
+        items : list of (id, vector or None, meta or KEEP)
+
+        Returns
+        -------
+        list of WriteResult or LumaError
+        """
+        row = self._row()
+        batches = []
+        for id, vector, meta in items:
+            try:
+                if verb == "delete":
+                    batches.append(points.Batch([points.check_id(id)], None, []))
+                else:
+                    batches.append(self._batch(row, verb, id, vector, meta))
+            except LumaError as error:
+                batches.append(error)
+        return self._apply(partial(points.write_each, name=self.name, items=batches, verb=verb))
+
+    def get(self, id):
+        """Return the `Point` called `id`, or None."""
+        return self.get_many([id])[0]
+
+    def get_many(self, ids):
+        """Return a list with the `Point` or None of each id, in order."""
+        ids = _id_list(ids)
+        with self._reading() as (connection, row):
+            found = [mappings.read_point(connection, row.uid, id) for id in ids]
+            return [None if p is None else self._point(row, p) for p in found]
+
+    def scroll(self, after=None, limit=SCROLL_LIMIT):
+        """Return (points, next): a page in byte order of id, and the `after` of the next page.
+
+        Parameters
+        ----------
+        after : str, optional
+            Only ids beyond this one.
+        limit : int
+
+        Returns
+        -------
+        points : list of Point
+        next : str or None
+            None when this was the last page.
+        """
+        if type(limit) is not int or limit < 1:
+            raise InvalidArgument(f"limit is {limit!r}: expected an int of at least 1")
+        after = "" if after is None else points.check_id(after)
+        with self._reading() as (connection, row):
+            found = mappings.scan_points(connection, row.uid, after, limit + 1)
+            page = [self._point(row, p) for p in found[:limit]]
+        return page, page[-1].id if len(found) > limit else None
+
+    def __contains__(self, id):
+        row = self._row()
+        return mappings.find_row(self._connection(), row.uid, points.check_id(id)) is not None
+
+    def _write(self, verb, ids, vectors, metas):
+        batch = self._batch(self._row(), verb, ids, vectors, metas)
+        return self._apply(partial(points.write_points, name=self.name, batch=batch, verb=verb))
+
+    def _batch(self, row, verb, ids, vectors, metas):
+        return points.check_batch(
+            ids,
+            vectors,
+            metas,
+            dim=row.dim,
+            collection=self.name,
+            keep_vectors=verb == "update",
+        )
+
+    def _row(self):
+        return catalog.require(self._connection(), self.name)
+
+    def _reading(self):
+        return _Reading(self._connection(), self.name)
+
+    def _point(self, row, found):
+        vector = self._matrices.of(row.uid, row.generation, row.dim).read(found.row)
+        return Point(found.id, vector, codec.decode(found.meta))
+
+
+class _Reading:
+    """A read transaction with the collection's catalog row."""
+
+    def __init__(self, connection, name):
+        self._connection, self._name = connection, name
+        self._ours = not connection.in_transaction
+
+    def __enter__(self):
+        if self._ours:
+            self._connection.execute("BEGIN")
+        try:
+            return self._connection, catalog.require(self._connection, self._name)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_):
+        if self._ours:
+            self._connection.execute("COMMIT")
+
+
+def _id_list(ids):
+    if isinstance(ids, (str, int, np.integer)):
+        ids = [ids]
+    return [points.check_id(id) for id in ids]
