@@ -1,0 +1,24 @@
+"""Measuring: real data sets, exact neighbours, recall, speed, sweeps and their plots.
+
+>>> from luma_lab import bench
+>>> bench.load("wordnet2k")
+Dataset('wordnet2k', metric='cosine', base=1800 x 384, queries=200, texts)
+"""
+
+from luma_lab.bench.datasets import Dataset, load, names
+from luma_lab.bench.measure import measure, recall
+from luma_lab.bench.plots import plot_recall_latency, plot_recall_qps
+from luma_lab.bench.sweep import sweep
+from luma_lab.bench.truth import exact_neighbors
+
+__all__ = [
+    "Dataset",
+    "exact_neighbors",
+    "load",
+    "measure",
+    "names",
+    "plot_recall_latency",
+    "plot_recall_qps",
+    "recall",
+    "sweep",
+]

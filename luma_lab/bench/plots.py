@@ -1,0 +1,156 @@
+"""Bokeh figures of measurements. They show themselves in a cell and embed in Panel."""
+
+import html
+import numbers
+
+import numpy as np
+
+from luma_lab.bench.measure import MEASURES
+from luma_lab.errors import InvalidArgument
+
+COLOURS = ("#2f6fde", "#ea6a12", "#0f9d76", "#b5359c", "#8a6d00", "#d1344b", "#5b5bd6", "#64748b")
+MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "plus", "x")
+HOVER = (
+    ("recall", "@recall{0.0000}"), ("queries a second", "@qps{0,0}"), ("p50", "@p50_ms{0.000} ms"),
+    ("p99", "@p99_ms{0.000} ms"), ("hops", "@hops{0.0}"), ("comparisons", "@comparisons{0,0.0}"),
+    ("reads", "@reads{0.0}"),
+)  # fmt: skip
+
+
+def plot_recall_qps(tables, *, title=None, width=700, height=420):
+    """Draw recall against queries a second, a line along the best settings of each table.
+
+    Parameters
+    ----------
+    tables : DataFrame of :func:`luma_lab.bench.sweep`, or dict of label to such tables
+    title : str, optional
+    width, height : int, pixels
+
+    Returns
+    -------
+    bokeh figure
+        A point for every setting, named after its table; hovering shows its parameters. The
+        line joins the settings that no other beats in both measures. In a notebook cell it
+        shows itself, with no request to the outside.
+
+    Raises
+    ------
+    InvalidArgument
+        No table, or a column is missing, or a rate is not positive.
+    """
+    return _plot(tables, "qps", "queries a second", True, title, width, height)
+
+
+def plot_recall_latency(tables, *, latency="p50_ms", title=None, width=700, height=420):
+    """Draw recall against the latency of a query; parameters as :func:`plot_recall_qps`.
+
+    Parameters
+    ----------
+    latency : {"p50_ms", "p99_ms"}
+    """
+    if latency not in ("p50_ms", "p99_ms"):
+        raise InvalidArgument(f"latency is {latency!r}; expected 'p50_ms' or 'p99_ms'")
+    label = f"{latency.removesuffix('_ms')} latency (ms)"
+    return _plot(tables, latency, label, False, title, width, height)
+
+
+def pareto(recalls, values, *, higher_is_better=True):
+    """Return the positions, by ascending recall, of the points no other point beats.
+
+    Parameters
+    ----------
+    recalls, values : arrays of shape (n,)
+        One point beats another if it is at least as good in both and better in one. Of equal
+        points the first stays.
+    """
+    recalls, cost = np.asarray(recalls, dtype=float), np.asarray(values, dtype=float)
+    cost = -cost if higher_is_better else cost
+    kept, least = [], np.inf
+    for position in np.lexsort((cost, -recalls)):
+        if cost[position] < least:
+            kept.append(int(position))
+            least = cost[position]
+    return kept[::-1]
+
+
+def _plot(tables, column, label, higher_is_better, title, width, height):
+    from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
+    from bokeh.plotting import figure
+
+    tables = _checked(tables, column)
+    k = {table.attrs.get("k") for table in tables.values()} - {None}
+    names = {table.attrs.get("dataset") for table in tables.values()} - {None}
+    plot = figure(
+        title=title if title is not None else ", ".join(sorted(names)) or None,
+        x_axis_label=f"recall@{k.pop()}" if len(k) == 1 else "recall",
+        y_axis_label=label, y_axis_type="log", width=width, height=height,
+        tools="pan,wheel_zoom,box_zoom,reset,save",
+    )  # fmt: skip
+    plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[000]")
+    plot.toolbar.logo = None
+    for i, (name, table) in enumerate(tables.items()):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        shown = {"legend_label": name} if len(tables) > 1 else {}
+        best = pareto(table["recall"], table[column], higher_is_better=higher_is_better)
+        front = table.iloc[best]
+        plot.line(
+            front["recall"].to_numpy(), front[column].to_numpy(), color=colour, line_width=2,
+            name=f"{name}: frontier", **shown,
+        )  # fmt: skip
+        source = ColumnDataSource({part: table[part].to_list() for part in table.columns})
+        points = plot.scatter(
+            "recall", column, source=source, marker=marker, size=9, color=colour, name=name, **shown
+        )
+        plot.add_tools(HoverTool(renderers=[points], tooltips=_tooltips(name, table, len(tables))))
+    if len(tables) > 1:
+        plot.legend.click_policy = "hide"
+        plot.legend.location = "bottom_left"
+    plot._repr_html_ = lambda: _inline(plot, width, height)
+    return plot
+
+
+def _checked(tables, column):
+    tables = dict(tables) if isinstance(tables, dict) else {"sweep": tables}
+    if not tables:
+        raise InvalidArgument("no table to plot: expected a DataFrame of sweep, or a dict of them")
+    for name, table in tables.items():
+        columns = getattr(table, "columns", None)
+        if columns is None:
+            raise InvalidArgument(f"{name}: expected a DataFrame, got {type(table).__name__}")
+        for wanted in ("recall", column):
+            if wanted not in columns:
+                raise InvalidArgument(f"{name}: no column {wanted!r}; expected a table of sweep")
+        if len(table) == 0:
+            raise InvalidArgument(f"{name}: the table has no rows")
+        if not (table[column] > 0).all():
+            raise InvalidArgument(
+                f"{name}: {column} holds {table[column].min()}; a log axis wants positive numbers"
+            )
+    return tables
+
+
+def _tooltips(name, table, n_tables):
+    parameters = [
+        part for part in table.attrs.get("parameters", table.columns)
+        if part in table.columns and part not in (*MEASURES, "memory")
+    ]  # fmt: skip
+    tips = [("", html.escape(str(name)))] if n_tables > 1 else []
+    for part in parameters:
+        plain = all(isinstance(value, numbers.Integral) for value in table[part])
+        tips.append((str(part), f"@{{{part}}}{{0}}" if plain else f"@{{{part}}}"))
+    return tips + [tip for tip in HOVER if tip[1][1:].split("{")[0] in table.columns]
+
+
+def _inline(plot, width, height):
+    """Return the figure as a frame that carries its own scripts: nothing is fetched.
+
+    A frame, because the page may hold another copy of Bokeh (Panel's) that must not be hurt.
+    """
+    from bokeh.embed import file_html
+    from bokeh.resources import INLINE
+
+    page = html.escape(file_html(plot, INLINE, title="figure"), quote=True)
+    return (
+        f'<iframe srcdoc="{page}" width="{width + 20}" height="{height + 20}" '
+        'style="border:0"></iframe>'
+    )
