@@ -1,0 +1,171 @@
+"""What every vector index offers, and the argument checks they share.
+
+Checked once at the door; nothing below asks again. Free of numba, so that whoever only writes
+vectors does not pay for importing it.
+"""
+
+import numbers
+import os
+from typing import Protocol
+
+import numpy as np
+
+from luma_lab.errors import DimensionMismatch, InvalidArgument, UnknownName
+from luma_lab.types import METRICS, Neighbors
+
+# Above this squared length, squared distances between two vectors could overflow float32.
+LARGEST_SQUARE = 8e37
+CHECK_ROWS = 4096
+MAX_ROWS = 2**31 - 1
+MAX_DIM = 65536
+
+
+class VectorIndex(Protocol):
+    """A nearest-neighbour index over rows of float32 vectors."""
+
+    dim: int
+    metric: str
+
+    def build(self, vectors, progress=False) -> "VectorIndex": ...
+
+    def search(self, queries, k=10, *, threads=1, mask=None) -> Neighbors: ...
+
+    def save(self, path) -> None: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def memory_bytes(self) -> int: ...
+
+    @property
+    def disk_bytes(self) -> int: ...
+
+    @property
+    def total_rows(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+
+def as_vectors(vectors, dim, what="vectors"):
+    """Return `vectors` as a C-contiguous float32 array of shape (n, dim), copied only if needed.
+
+    Raises
+    ------
+    DimensionMismatch
+        Another number of components than `dim`.
+    InvalidArgument
+        Not a two-dimensional array of real numbers, or a row (named) with NaN, infinity or a
+        length whose square float32 can't hold.
+    """
+    array = _as_array(vectors, what)
+    if array.ndim == 1 and array.size == 0:
+        array = array.reshape(0, dim)
+    if array.ndim != 2:
+        raise InvalidArgument(f"{what} have shape {array.shape}: expected (n, {dim})")
+    return _checked(array, dim, what)
+
+
+def as_queries(queries, dim):
+    """Return one query (dim,) or many (n_queries, dim) as :func:`as_vectors` does, always 2-D."""
+    array = _as_array(queries, "queries")
+    if array.ndim == 1:
+        array = array.reshape(1, -1) if array.size else array.reshape(0, dim)
+    if array.ndim != 2:
+        raise InvalidArgument(
+            f"queries have shape {array.shape}: expected ({dim},) or (n_queries, {dim})"
+        )
+    return _checked(array, dim, "queries")
+
+
+def _as_array(values, what):
+    if type(values) is np.ndarray and values.dtype == np.float32:
+        return values
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise InvalidArgument(f"{what} are no array: {error}") from None
+    if array.dtype.kind not in "fiu" and array.size:
+        raise InvalidArgument(f"{what} have dtype {array.dtype}: expected real numbers")
+    return array
+
+
+def _checked(array, dim, what):
+    if array.shape[1] != dim:
+        raise DimensionMismatch(array.shape[1], dim)
+    if array.dtype != np.float32 or not array.flags.c_contiguous:
+        with np.errstate(over="ignore"):  # what overflows float32 becomes inf and is named below
+            array = np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(array), CHECK_ROWS):
+            block = array[start : start + CHECK_ROWS]
+            flat = block.reshape(-1)
+            # One fast sum clears nearly every block; the slow look only finds whom to name.
+            if not np.dot(flat, flat) <= LARGEST_SQUARE:
+                _refuse_bad_row(block, start, what)
+    return array
+
+
+def _refuse_bad_row(block, start, what):
+    finite = np.isfinite(block).all(axis=1)
+    if not finite.all():
+        row = start + int(np.argmin(finite))
+        raise InvalidArgument(f"{what}: row {row} holds NaN or infinity; expected finite numbers")
+    squares = np.einsum("ij,ij->i", block, block, dtype=np.float64)
+    if squares.max() > LARGEST_SQUARE:
+        row = start + int(squares.argmax())
+        raise InvalidArgument(
+            f"{what}: row {row} has squared length {squares.max():.3g}; "
+            f"expected at most {LARGEST_SQUARE:.0e}, so that distances fit float32"
+        )
+
+
+def check_integer(name, value, low, high=None):
+    """Return `value` as an int in [low, high], or raise `InvalidArgument` naming it."""
+    if type(value) is not int:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise InvalidArgument(f"{name}={value!r}: expected an integer")
+        value = int(value)
+    if value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise InvalidArgument(f"{name}={value}: expected an integer {limits}")
+    return value
+
+
+def check_dim(dim):
+    """Return `dim` as an int from 1 to `MAX_DIM`, or raise `InvalidArgument`."""
+    return check_integer("dim", dim, 1, MAX_DIM)
+
+
+def check_k(k):
+    """Return `k` as an int of at least 1, or raise `InvalidArgument`."""
+    return check_integer("k", k, 1, MAX_ROWS)
+
+
+def check_metric(metric):
+    """Return `metric` if it is one of `types.METRICS`, else raise `UnknownName`."""
+    if metric not in METRICS:
+        raise UnknownName("metric", metric, METRICS)
+    return metric
+
+
+def check_threads(threads):
+    """Return how many threads to use; 0 stands for all the process may run on."""
+    threads = check_integer("threads", threads, 0, 4096)
+    if threads:
+        return threads
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
+def check_mask(mask, total_rows):
+    """Return `mask` as a C-contiguous bool array of shape (total_rows,), or raise."""
+    array = np.asarray(mask)
+    if array.dtype != np.bool_ or array.shape != (total_rows,):
+        raise InvalidArgument(
+            f"mask has dtype {array.dtype} and shape {array.shape}: "
+            f"expected bool and ({total_rows},), one entry a row"
+        )
+    return np.ascontiguousarray(array)

@@ -1,0 +1,46 @@
+"""Rows as the kernels like them: aligned to cache lines, padded, read-only."""
+
+import numpy as np
+
+from luma_lab.kernels.distance import COSINE, DOT, L2, prepare_rows
+from luma_lab.kernels.prefetch import CACHE_LINE_BYTES
+
+METRIC_CODES = {"l2": L2, "dot": DOT, "cosine": COSINE}
+LINE_FLOATS = CACHE_LINE_BYTES // 4
+
+
+def read_only(array):
+    """Return a read-only plain view: kernels see one type, whether in memory or mapped."""
+    view = array.view(np.ndarray)
+    view.flags.writeable = False
+    return view
+
+
+def aligned_empty(shape, dtype):
+    """Return an uninitialised C-contiguous array that starts at a cache line."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    buffer = np.empty(size + CACHE_LINE_BYTES, np.uint8)
+    start = -buffer.ctypes.data % CACHE_LINE_BYTES
+    return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def graph_stride(dim):
+    """Return the floats of a graph row: whole cache lines."""
+    return -(-dim // LINE_FLOATS) * LINE_FLOATS
+
+
+def graph_rows(vectors, metric):
+    """Return (n, dim) float32 vectors as graph rows (n, stride), of length one for "cosine"."""
+    padded = aligned_empty((len(vectors), graph_stride(vectors.shape[1])), np.float32)
+    prepare_rows(read_only(vectors), metric == "cosine", padded)
+    return read_only(padded)
+
+
+def query_rows(queries, metric, stride):
+    """Return (n_queries, dim) float32 queries as rows (n_queries, stride), read-only."""
+    if metric != "cosine" and queries.shape[1] == stride:
+        return read_only(queries)
+    padded = np.empty((len(queries), stride), np.float32)
+    prepare_rows(read_only(queries), metric == "cosine", padded)
+    return read_only(padded)

@@ -1,0 +1,187 @@
+"""Build kernels: batches inserted against a frozen graph (Dobson et al., ParlayANN, PPoPP 2024).
+
+Each function handles a slice of its work and writes only to places of that slice, so any
+number of threads gives the same graph. `metric` is L2 or DOT: what neighbours are near by.
+"""
+
+import numpy as np
+
+from luma_lab.kernels.compile import kernel
+from luma_lab.kernels.distance import row_distance, squared_l2
+from luma_lab.kernels.graph import NO_NODE, greedy_search
+from luma_lab.kernels.prune import robust_prune
+from luma_lab.kernels.topk import pack_key, sort_keys
+
+
+@kernel
+def copy_edges(edges, count, row):
+    """Copy edges[:count] into `row` and fill its tail with NO_NODE.
+
+    A loop, because numba's slice assignment takes seconds to compile.
+    """
+    for j in range(count):
+        row[j] = edges[j]
+    for j in range(count, row.shape[0]):
+        row[j] = NO_NODE
+
+
+@kernel
+def find_medoid(vectors):
+    """Return the row nearest to the mean of `vectors`; ties go to the lower row."""
+    total = np.zeros(vectors.shape[1], np.float64)
+    for i in range(vectors.shape[0]):
+        row = vectors[i]
+        for j in range(vectors.shape[1]):
+            total[j] += row[j]
+    mean = np.empty(vectors.shape[1], np.float32)
+    for j in range(vectors.shape[1]):
+        mean[j] = total[j] / vectors.shape[0]
+    best = 0
+    least = squared_l2(mean, vectors[0])
+    for i in range(1, vectors.shape[0]):
+        distance = squared_l2(mean, vectors[i])
+        if distance < least:
+            least = distance
+            best = i
+    return best
+
+
+@kernel
+def choose_edges(
+    batch, start, stop, vectors, neighbors, entry, metric, alpha, edges, keys, fresh, seen, epoch
+):
+    """Search the frozen graph for batch[start:stop] and prune what the walks met into `edges`.
+
+    Several threads may do so at once: `neighbors` is only read.
+    edges (len(batch), max_degree) int32 receives the out-edges, padded with NO_NODE.
+    keys (build_list_size,) and fresh (degree,) are scratch.
+    """
+    expanded = np.empty(4 * keys.shape[0], np.int64)
+    work = np.empty((2, expanded.shape[0]), np.float32)
+    for i in range(start, stop):
+        node = batch[i]
+        while True:
+            _, hops, _ = greedy_search(
+                vectors[node], vectors, neighbors, entry, metric,
+                keys, fresh, seen, epoch, expanded,
+            )  # fmt: skip
+            if hops <= expanded.shape[0]:
+                break
+            expanded = np.empty(2 * hops, np.int64)
+            work = np.empty((2, 2 * hops), np.float32)
+        sort_keys(expanded, hops)
+        count = robust_prune(node, expanded, hops, vectors, metric, alpha, work, edges[i])
+        for j in range(count, edges.shape[1]):
+            edges[i, j] = NO_NODE
+
+
+@kernel
+def write_edges(batch, edges, neighbors):
+    """Give the nodes of a batch their out-edges."""
+    for i in range(batch.shape[0]):
+        node = batch[i]
+        for j in range(edges.shape[1]):
+            neighbors[node, j] = edges[i, j]
+
+
+@kernel
+def group_by_target(batch, edges, offsets, targets, sources):
+    """Sort the edges of a batch by target: a counting sort that keeps the batch's order.
+
+    Parameters
+    ----------
+    offsets : int64 array of shape (n + 1,), output
+        sources[offsets[t]:offsets[t + 1]] are the nodes that point to t.
+    targets : int32 array, output
+        The nodes that are pointed to, ascending.
+    sources : int32 array, at least ``edges.size`` long, output
+
+    Returns
+    -------
+    target_count : int
+    """
+    for node in range(offsets.shape[0]):
+        offsets[node] = 0
+    for i in range(batch.shape[0]):
+        for j in range(edges.shape[1]):
+            if edges[i, j] == NO_NODE:
+                break
+            offsets[edges[i, j] + 1] += 1
+    count = 0
+    for node in range(offsets.shape[0] - 1):
+        if offsets[node + 1] > 0:
+            targets[count] = node
+            count += 1
+        offsets[node + 1] += offsets[node]
+    for i in range(batch.shape[0]):
+        for j in range(edges.shape[1]):
+            if edges[i, j] == NO_NODE:
+                break
+            sources[offsets[edges[i, j]]] = batch[i]
+            offsets[edges[i, j]] += 1
+    # Each offset now stands at its end, which is the next one's start.
+    for node in range(offsets.shape[0] - 1, 0, -1):
+        offsets[node] = offsets[node - 1]
+    offsets[0] = 0
+    return count
+
+
+@kernel
+def merge_back_edges(
+    targets, start, stop, offsets, sources, vectors, neighbors, metric, alpha, max_degree
+):
+    """Point targets[start:stop] back to their sources, which are new: none has such an edge yet.
+
+    A node may hold as many edges as `neighbors` is wide (the slack); beyond, all of them are
+    pruned to `max_degree`.
+    """
+    width = neighbors.shape[1]
+    keys = np.empty(4 * width, np.int64)
+    work = np.empty((2, 4 * width), np.float32)
+    kept = np.empty(max_degree, np.int32)
+    for t in range(start, stop):
+        target = targets[t]
+        degree = 0
+        while degree < width and neighbors[target, degree] != NO_NODE:
+            degree += 1
+        first = offsets[target]
+        last = offsets[target + 1]
+        first = offsets[target]
+        last = offsets[target + 1]
+        size = degree + last - first
+        if size <= width:
+            for s in range(first, last):
+                neighbors[target, degree + s - first] = sources[s]
+            continue
+        if size > keys.shape[0]:
+            keys = np.empty(2 * size, np.int64)
+            work = np.empty((2, 2 * size), np.float32)
+        for j in range(size):
+            other = neighbors[target, j] if j < degree else sources[first + j - degree]
+            keys[j] = pack_key(row_distance(vectors[target], vectors[other], metric), other)
+        sort_keys(keys, size)
+        count = robust_prune(target, keys, size, vectors, metric, alpha, work, kept)
+        copy_edges(kept, count, neighbors[target])
+
+
+@kernel
+def trim(start, stop, vectors, neighbors, metric, alpha, trimmed):
+    """Copy the edges of nodes start:stop into `trimmed` (n, max_degree), pruning the longer."""
+    width = neighbors.shape[1]
+    max_degree = trimmed.shape[1]
+    keys = np.empty(width, np.int64)
+    work = np.empty((2, width), np.float32)
+    kept = np.empty(max_degree, np.int32)
+    for node in range(start, stop):
+        degree = 0
+        while degree < width and neighbors[node, degree] != NO_NODE:
+            degree += 1
+        if degree <= max_degree:
+            copy_edges(neighbors[node], degree, trimmed[node])
+            continue
+        for j in range(degree):
+            other = neighbors[node, j]
+            keys[j] = pack_key(row_distance(vectors[node], vectors[other], metric), other)
+        sort_keys(keys, degree)
+        count = robust_prune(node, keys, degree, vectors, metric, alpha, work, kept)
+        copy_edges(kept, count, trimmed[node])

@@ -1,0 +1,171 @@
+"""Graph kernels: best-first search over a fixed-degree adjacency table.
+
+Shared conventions
+------------------
+vectors    float32 (n, stride), C-contiguous, 64-byte aligned, stride a multiple of 16
+neighbors  int32   (n, degree); out-edges of a node, tail padded with NO_NODE
+keys       int64   candidates as `topk.pack_key` makes them, ascending
+seen       int32   (n,); a node is seen in a walk iff seen[node] equals the walk's epoch,
+           so the array is not cleared between walks
+"""
+
+import numpy as np
+
+from luma_lab.kernels.compile import kernel
+from luma_lab.kernels.distance import COSINE, DOT, L2, ONE, ZERO, row_distance
+from luma_lab.kernels.prefetch import AHEAD, prefetch_span
+from luma_lab.kernels.topk import EXPANDED, key_distance, key_row, pack_key
+
+NO_NODE = -1
+# Columns of `counts`; a walk in memory reads nothing, so READS stays as it was.
+HOPS, COMPARISONS, READS, PASS = 0, 1, 2, 3
+LAST_EPOCH = 2**31 - 1
+
+
+@kernel
+def next_epoch(seen, epoch):
+    """Return a stamp no entry of `seen` holds, and remember it in epoch[0]."""
+    if epoch[0] == LAST_EPOCH:
+        for node in range(seen.shape[0]):
+            seen[node] = 0
+        epoch[0] = 0
+    epoch[0] += 1
+    return epoch[0]
+
+
+@kernel
+def insert_key(keys, size, key):
+    """Insert `key` into ascending keys[:size], dropping the last if full; return its place.
+
+    The caller has made sure that keys has room or that `key` is below the last one.
+    """
+    low = 0
+    high = size
+    while low < high:
+        middle = (low + high) >> 1
+        if keys[middle] < key:
+            low = middle + 1
+        else:
+            high = middle
+    last = min(size, keys.shape[0] - 1)
+    for i in range(last, low, -1):
+        keys[i] = keys[i - 1]
+    keys[low] = key
+    return low
+
+
+@kernel
+def greedy_search(query, vectors, neighbors, entry, metric, keys, fresh, seen, epoch, expanded):
+    """Walk from `entry` to the nodes nearest to `query`; leave the best in `keys`.
+
+    Parameters
+    ----------
+    metric : int
+        L2 or DOT, see `distance.row_distance`.
+    keys : int64 array of shape (search_list_size,)
+        Output and scratch; its length is the search list size L.
+    fresh : int32 array of shape (degree,)
+        Scratch.
+    seen, epoch : int32 arrays of shape (n,) and (1,)
+    expanded : int64 array
+        Receives the keys of expanded nodes in order, as many as fit; may be empty.
+
+    Returns
+    -------
+    size : int
+        Entries of `keys` that are valid, all expanded, ascending.
+    hops : int
+        Nodes expanded.
+    comparisons : int
+        Distances computed.
+    """
+    vector_bytes = vectors.shape[1] * 4
+    vector_base = vectors.ctypes.data
+    edge_bytes = neighbors.shape[1] * 4
+    edge_base = neighbors.ctypes.data
+    stamp = next_epoch(seen, epoch)
+    keys[0] = pack_key(row_distance(query, vectors[entry], metric), entry)
+    seen[entry] = stamp
+    size = 1
+    hops = 0
+    comparisons = 1
+    cursor = 0
+    while cursor < size:
+        key = keys[cursor]
+        if key & EXPANDED:
+            cursor += 1
+            continue
+        keys[cursor] = key | EXPANDED
+        if hops < expanded.shape[0]:
+            expanded[hops] = key
+        hops += 1
+        node = key_row(key)
+        count = 0
+        for j in range(neighbors.shape[1]):
+            other = neighbors[node, j]
+            if other == NO_NODE:
+                break
+            if seen[other] != stamp:
+                seen[other] = stamp
+                fresh[count] = other
+                count += 1
+                if count <= AHEAD:
+                    prefetch_span(vector_base + np.int64(other) * vector_bytes, vector_bytes)
+        if cursor + 1 < size:
+            # Likely the next to be expanded.
+            prefetch_span(edge_base + key_row(keys[cursor + 1]) * edge_bytes, edge_bytes)
+        comparisons += count
+        resume = cursor + 1
+        for j in range(count):
+            other = fresh[j]
+            if j + AHEAD < count:
+                soon = np.int64(fresh[j + AHEAD])
+                prefetch_span(vector_base + soon * vector_bytes, vector_bytes)
+            key = pack_key(row_distance(query, vectors[other], metric), other)
+            if size < keys.shape[0]:
+                place = insert_key(keys, size, key)
+                size += 1
+            elif key < keys[size - 1]:
+                place = insert_key(keys, size, key)
+            else:
+                continue
+            # A nearer node landed before the cursor: step back to it.
+            resume = min(resume, place)
+        cursor = resume
+    return size, hops, comparisons
+
+
+@kernel
+def search_batch(
+    queries, vectors, neighbors, entry, metric, mask, use_mask,
+    keys, fresh, seen, epoch, no_record, rows, distances, counts,
+):  # fmt: skip
+    """Answer each of `queries` (n_queries, stride) by a walk; only rows in `mask` if `use_mask`.
+
+    The walk passes through all nodes. rows and distances (n_queries, k) are output, padded
+    with -1 and inf, distances as users see them; so is counts (n_queries, 4) int64: HOPS,
+    COMPARISONS, and how many of the final list `mask` lets PASS.
+    """
+    walk_metric = L2 if metric == L2 else DOT
+    for i in range(queries.shape[0]):
+        size, hops, comparisons = greedy_search(
+            queries[i], vectors, neighbors, entry, walk_metric, keys, fresh, seen, epoch, no_record
+        )
+        found = 0
+        for j in range(size):
+            row = key_row(keys[j])
+            if use_mask and not mask[row]:
+                continue
+            if found < rows.shape[1]:
+                distance = key_distance(keys[j])
+                if metric == COSINE:
+                    distance = max(ZERO, ONE + distance)
+                rows[i, found] = row
+                distances[i, found] = distance
+            found += 1
+        counts[i, HOPS] = hops
+        counts[i, COMPARISONS] = comparisons
+        counts[i, PASS] = found
+        for j in range(found, rows.shape[1]):
+            rows[i, j] = -1
+            distances[i, j] = np.inf

@@ -1,0 +1,46 @@
+"""The prefetch instruction, as something a kernel can call."""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, config
+from numba.extending import intrinsic
+
+from luma_lab.kernels.compile import kernel
+
+CACHE_LINE_BYTES = 64
+# Vectors asked for before they are needed. Asking for a whole neighbourhood at once overruns
+# the processor's buffers and stalls: 4 did a fifth more queries, at 384 and at 128 components.
+AHEAD = 4
+
+if config.DISABLE_JIT:
+
+    def prefetch(address):
+        """Do nothing: plain Python has no cache lines."""
+
+else:
+
+    @intrinsic
+    def prefetch(typing_context, address):
+        """Ask the processor to load the cache line at `address` (an integer) for reading."""
+
+        def generate(context, builder, signature, arguments):
+            byte_pointer = ir.IntType(8).as_pointer()
+            word = ir.IntType(32)
+            function = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(ir.VoidType(), [byte_pointer, word, word, word]),
+                "llvm.prefetch.p0",
+            )
+            pointer = builder.inttoptr(arguments[0], byte_pointer)
+            # read, keep in every cache level, data cache
+            builder.call(function, [pointer, word(0), word(3), word(1)])
+            return context.get_dummy_value()
+
+        return types.void(types.intp), generate
+
+
+@kernel
+def prefetch_span(address, size):
+    """Prefetch every cache line of the `size` bytes at `address`."""
+    for line in range(0, size, CACHE_LINE_BYTES):
+        prefetch(address + line)

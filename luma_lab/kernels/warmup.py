@@ -1,0 +1,58 @@
+"""Compile every kernel before the first user needs it."""
+
+import numpy as np
+
+from luma_lab.kernels import build, distance, graph, reach, scan
+
+WARM_ROWS = 4
+WARM_STRIDE = 16
+WARM_DEGREE = 4
+
+
+def warm_up():
+    """Compile all kernels for the argument types the index layer uses, or load them.
+
+    With an empty cache folder this takes some seconds; afterwards a fresh process loads the
+    machine code in tenths of a second.
+    """
+    rows = np.eye(WARM_ROWS, WARM_STRIDE, dtype=np.float32)
+    vectors = np.empty_like(rows)
+    distance.prepare_rows(read_only(rows), True, vectors)
+    vectors = read_only(vectors)
+    seen, epoch = np.zeros(WARM_ROWS, np.int32), np.zeros(1, np.int32)
+    keys, fresh = np.empty(WARM_ROWS, np.int64), np.empty(WARM_DEGREE, np.int32)
+    neighbors = np.full((WARM_ROWS, WARM_DEGREE), graph.NO_NODE, np.int32)
+    batch = np.arange(1, WARM_ROWS, dtype=np.int32)
+    edges = np.empty((len(batch), WARM_DEGREE), np.int32)
+    offsets = np.empty(WARM_ROWS + 1, np.int64)
+    targets, sources = np.empty(WARM_ROWS, np.int32), np.empty(edges.size, np.int32)
+    alpha = np.float32(1.2)
+    entry = int(build.find_medoid(vectors))
+    build.choose_edges(
+        batch, 0, len(batch), vectors, read_only(neighbors), entry, distance.L2, alpha, edges,
+        keys, fresh, seen, epoch,
+    )  # fmt: skip
+    build.write_edges(batch, edges, neighbors)
+    count = int(build.group_by_target(batch, edges, offsets, targets, sources))
+    build.merge_back_edges(
+        targets, 0, count, offsets, sources, vectors, neighbors, distance.L2, alpha, WARM_DEGREE
+    )
+    trimmed = np.empty_like(neighbors)
+    build.trim(0, WARM_ROWS, vectors, neighbors, distance.L2, alpha, trimmed)
+    reach.attach_unreached(vectors, trimmed, entry, distance.L2, keys, fresh, seen, epoch)
+    answers = np.empty((1, 1), np.int64), np.empty((1, 1), np.float32)
+    no_mask, no_rows = read_only(np.empty(0, np.bool_)), read_only(np.empty(0, np.int64))
+    graph.search_batch(
+        read_only(rows[:1]), vectors, read_only(trimmed), entry, distance.L2, no_mask, False,
+        keys, fresh, seen, epoch, np.empty(0, np.int64), *answers, np.zeros((1, 4), np.int64),
+    )  # fmt: skip
+    scan.scan_batch(
+        read_only(rows[:1]), vectors, no_rows, False, 0, WARM_ROWS, distance.L2, *answers
+    )
+
+
+def read_only(array):
+    """Return a view of `array` that can't be written: one type for arrays in memory and mapped."""
+    view = array.view(np.ndarray)
+    view.flags.writeable = False
+    return view

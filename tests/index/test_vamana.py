@@ -1,0 +1,185 @@
+"""VamanaIndex: its graph, its recall, its determinism."""
+
+import numpy as np
+import pytest
+from index_contract import IndexContract, clustered, every_metric, recall
+
+from luma_lab import errors
+from luma_lab.index import FlatIndex, VamanaIndex
+from luma_lab.index.builder import BATCH_SHARE, batch_bounds
+from luma_lab.index.vamana import resolve_list_size
+
+NO_NODE = -1
+
+
+def check_graph(index):
+    """Assert the invariants of a built graph."""
+    neighbors, n = index.neighbors_, len(index)
+    assert neighbors.shape == (n, index.max_degree) and neighbors.dtype == np.int32
+    assert neighbors.max(initial=NO_NODE) < n and neighbors.min(initial=NO_NODE) >= NO_NODE
+    reached, waiting = {index.entry_}, [index.entry_]
+    while waiting:
+        for other in neighbors[waiting.pop()].tolist():
+            if other != NO_NODE and other not in reached:
+                reached.add(other)
+                waiting.append(other)
+    assert len(reached) == n, "every node can be reached from the entry"
+    for node, row in enumerate(neighbors.tolist()):
+        degree = row.index(NO_NODE) if NO_NODE in row else len(row)
+        assert set(row[degree:]) <= {NO_NODE}, "padding comes last"
+        assert node not in row, "no self loops"
+        assert len(set(row[:degree])) == degree, "no edge twice"
+
+
+class TestVamanaIndex(IndexContract):
+    def make(self, dim, metric="cosine", **parameters):
+        return VamanaIndex(dim, metric, **{"max_degree": 24, "build_list_size": 50, **parameters})
+
+    def test_wrong_graph_parameters_are_named(self):
+        for bad in (
+            {"max_degree": 0}, {"max_degree": 1.5}, {"build_list_size": 0}, {"alpha": 0.9},
+            {"alpha": "1"}, {"alpha": float("nan")}, {"seed": -1}, {"threads": -1},
+        ):  # fmt: skip
+            with pytest.raises(errors.InvalidArgument, match=next(iter(bad))):
+                VamanaIndex(4, **bad)
+        with pytest.raises(errors.UnknownName, match="'q9': expected one of None, 'q8'"):
+            VamanaIndex(4, quantizer="q9")
+        with pytest.raises(errors.NotSupported, match="q8"):
+            VamanaIndex(4, quantizer="q8")
+
+
+@every_metric
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"max_degree": 12, "build_list_size": 30},
+        {"max_degree": 1, "build_list_size": 5},
+        {"max_degree": 3, "build_list_size": 1, "alpha": 1.0},
+        {"max_degree": 40, "build_list_size": 60, "alpha": 2.0},
+    ],
+)
+def test_every_graph_keeps_its_invariants(metric, parameters):
+    check_graph(VamanaIndex(10, metric, **parameters).build(clustered(700, 10)))
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        np.zeros((0, 4)),
+        np.ones((1, 4)),
+        np.eye(2, 4),
+        np.zeros((500, 4)),
+        np.repeat(np.random.default_rng(0).normal(size=(25, 4)), 20, axis=0),
+        np.concatenate([np.random.default_rng(i).normal(100 * i, 1, (40, 4)) for i in range(9)]),
+        np.arange(400.0).reshape(400, 1) * np.ones(4),
+    ],
+    ids=["none", "one", "two", "all equal", "each twenty times", "far clusters", "on a line"],
+)
+@pytest.mark.parametrize("metric", ["l2", "dot", "cosine"])
+def test_odd_data_makes_sound_graphs(vectors, metric):
+    index = VamanaIndex(4, metric, max_degree=4, build_list_size=10).build(vectors)
+    if len(vectors):
+        check_graph(index)
+        everything = index.search(vectors[0], k=len(vectors))
+        assert sorted(everything.rows[0].tolist()) == list(range(len(vectors)))
+
+
+@every_metric
+def test_the_same_seed_gives_the_same_bytes_for_any_number_of_threads(metric):
+    vectors = clustered(1200, 12)
+    prints = {
+        VamanaIndex(12, metric, max_degree=16, build_list_size=30, threads=t)
+        .build(vectors)
+        .fingerprint
+        for t in (1, 2, 3)
+    }
+    assert len(prints) == 1
+    other = VamanaIndex(12, metric, max_degree=16, build_list_size=30, seed=1).build(vectors)
+    assert other.fingerprint not in prints
+    check_graph(other)
+
+
+def test_the_entry_is_the_row_nearest_to_the_mean():
+    vectors = clustered(400, 6)
+    index = VamanaIndex(6, "l2").build(vectors)
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    assert index.entry_ == int(((vectors - mean) ** 2).sum(axis=1).argmin())
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0])
+def test_inner_product_recalls_well_when_lengths_differ_widely(spread):
+    rng = np.random.default_rng(5)
+    vectors = rng.normal(size=(3000, 24)) * rng.lognormal(0, spread, size=(3000, 1))
+    queries = rng.normal(size=(100, 24))
+    index = VamanaIndex(24, "dot").build(vectors)
+    check_graph(index)
+    exact = FlatIndex(24, "dot").build(vectors).search(queries)
+    assert recall(index.search(queries), exact) >= 0.95
+
+
+def test_a_longer_list_recalls_more_and_works_more():
+    rng = np.random.default_rng(0)  # without structure: the hardest there is
+    vectors, queries = rng.normal(size=(2000, 32)), rng.normal(size=(100, 32))
+    index = VamanaIndex(32, "l2", max_degree=12, build_list_size=30).build(vectors)
+    exact = FlatIndex(32, "l2").build(vectors).search(queries)
+    found = [index.search(queries, search_list_size=size) for size in (10, 40, 400)]
+    recalls = [recall(answer, exact) for answer in found]
+    assert recalls[0] < recalls[1] < recalls[2] and recalls[2] > 0.99
+    hops = [answer.stats.hops.mean() for answer in found]
+    assert hops == sorted(hops)
+    assert all((a.stats.hops <= a.stats.comparisons).all() for a in found)
+
+
+def test_far_clusters_are_all_found():
+    rng = np.random.default_rng(0)
+    vectors = np.concatenate([rng.normal(1000 * i, 1, size=(60, 8)) for i in range(30)])
+    index = VamanaIndex(8, "l2", max_degree=8, build_list_size=20).build(vectors)
+    found = index.search(vectors, k=1)
+    assert (found.rows[:, 0] == np.arange(len(vectors))).mean() > 0.99
+
+
+def test_the_search_list_holds_at_least_k_places():
+    index = VamanaIndex(4, "l2").build(clustered(100, 4))
+    for wrong in ({"search_list_size": 9}, {"search_list_size": 0}, {"search_list_size": 1.5}):
+        with pytest.raises(errors.InvalidArgument, match="search_list_size"):
+            index.search(np.ones(4), k=10, **wrong)
+    assert resolve_list_size(None, 10) == 64 and resolve_list_size(None, 100) == 100
+    assert resolve_list_size(10, 10) == 10
+
+
+def test_a_broad_mask_walks_and_a_narrow_one_scans():
+    vectors = clustered(4000, 8)
+    index = VamanaIndex(8, "l2").build(vectors)
+    broad, narrow = np.arange(4000) % 10 > 0, np.arange(4000) % 100 == 0
+    walked = index.search(vectors[0], k=10, search_list_size=10, mask=broad)
+    assert walked.stats.hops[0] > 0 and walked.stats.comparisons[0] < 3600
+    scanned = index.search(vectors[0], k=10, search_list_size=10, mask=narrow)
+    assert scanned.stats.hops[0] == 0 and scanned.stats.comparisons[0] == 40
+
+
+def test_batches_double_up_to_their_share_and_cover_everything():
+    for n in (1, 2, 3, 50, 1000, 12345):
+        bounds = batch_bounds(n)
+        sizes = np.diff(bounds)
+        assert bounds[0] == 1 and bounds[-1] == n and (sizes > 0).all()
+        assert (sizes <= np.array(bounds[:-1])).all(), "never more than the graph holds"
+        assert sizes.max(initial=0) <= max(1, n * BATCH_SHARE)
+
+
+def test_an_edge_that_leads_outside_is_refused_at_load(tmp_path):
+    from luma_lab.files import load_arrays, save_arrays
+
+    VamanaIndex(4, "l2", max_degree=4).build(clustered(50, 4)).save(tmp_path)
+    arrays, manifest = load_arrays(tmp_path, mmap=False)
+    manifest = {name: manifest[name] for name in ("kind", "version", "parameters")}
+    for wrong in (50, -2):
+        neighbors = arrays["neighbors"].copy()
+        neighbors[3, 0] = wrong
+        save_arrays(tmp_path / "bad", {**arrays, "neighbors": neighbors}, manifest)
+        with pytest.raises(errors.CorruptStore, match="outside"):
+            VamanaIndex.load(tmp_path / "bad")
+    for entry in (50, -1, 1.5, "0", None):
+        parameters = {**manifest["parameters"], "entry": entry}
+        save_arrays(tmp_path / "bad", arrays, {**manifest, "parameters": parameters})
+        with pytest.raises(errors.CorruptStore):
+            VamanaIndex.load(tmp_path / "bad")
