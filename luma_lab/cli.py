@@ -1,0 +1,356 @@
+"""The command line: ``luma serve``, ``luma demo``, ``luma warmup``, ``luma verify``.
+
+Every command imports what it needs when it runs, so that ``luma --help`` is quick.
+"""
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from luma_lab.errors import Conflict, LumaError
+
+DEMO_SETS = ("wordnet2k", "sift_cc0_8k", "perlfaq")
+DEMO_DIRECTORY = "luma-demo"
+DEMO_RECALL = 0.95
+DEMO_K = 10
+UPSERT_ROWS = 500
+SHOWN_QUERIES = 2
+SHOWN_HITS = 3
+SHOWN_CHARACTERS = 90
+MANY_FILES = 65_536
+
+
+class Commands(TyperGroup):
+    """The commands; an unknown one is an error that names the nearest."""
+
+    def resolve_command(self, ctx, args):
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            known = self.list_commands(ctx)
+            close = difflib.get_close_matches(args[0], known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint} There are: {', '.join(known)}.")
+        return super().resolve_command(ctx, args)
+
+
+class ServeCommand(TyperCommand):
+    """`serve`, whose help ends with the table of all settings."""
+
+    def format_epilog(self, ctx, formatter):
+        from luma_lab.config import SETTINGS
+
+        with formatter.section("Settings (flag, else environment, else .env, else default)"):
+            formatter.write_dl(
+                [
+                    (", ".join(row.env), f"{row.help} [default: {_shown(row.default)}]")
+                    for row in SETTINGS
+                ]
+            )
+
+
+app = typer.Typer(
+    name="luma",
+    cls=Commands,
+    help="Luma Lab: vector search, state and events, tried out in a notebook and served unchanged.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+):
+    """Show the help when no command is named."""
+    if version:
+        from luma_lab import __version__
+
+        print(f"luma {__version__}")
+        raise typer.Exit()
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+@app.command(cls=ServeCommand)
+def serve(
+    port: Annotated[str | None, typer.Option("--port", help="TCP port; 0: any free one.")] = None,
+    bind: Annotated[
+        str | None, typer.Option("--bind", "--host", help="Address to listen on.")
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option("--data-dir", "--data", help="The lab's directory.")
+    ] = None,
+    auth: Annotated[
+        str | None, typer.Option("--auth", help="'key', or 'open' for a laboratory.")
+    ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Serve beyond loopback with the key 'dev' or no key."),
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="'debug', 'info', 'warning' or 'error'.")
+    ] = None,
+    max_body_mb: Annotated[str | None, typer.Option(help="Largest request body, MiB.")] = None,
+    max_json_mb: Annotated[
+        str | None, typer.Option(help="Largest value, meta or filter, MiB.")
+    ] = None,
+    max_vector_dim: Annotated[str | None, typer.Option(help="Most components.")] = None,
+    max_k: Annotated[str | None, typer.Option(help="Most hits of one search.")] = None,
+    max_key_len: Annotated[str | None, typer.Option(help="Longest state key, bytes.")] = None,
+    max_collection_len: Annotated[
+        str | None, typer.Option(help="Longest collection name, bytes.")
+    ] = None,
+    request_timeout_secs: Annotated[
+        str | None, typer.Option(help="Seconds until a request is answered with 408.")
+    ] = None,
+):
+    """Serve REST, event streams and the workbench on one port."""
+    from luma_lab.config import Settings
+
+    flags = {name: value for name, value in locals().items() if name != "Settings"}
+    _serve(Settings(**{name: value for name, value in flags.items() if value is not None}))
+
+
+@app.command()
+def demo(
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where the demo's lab lives; used again when there.")
+    ] = Path(DEMO_DIRECTORY),
+    port: Annotated[str | None, typer.Option(help="TCP port; 0: any free one.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Load, build and measure, but serve nothing.")
+    ] = False,
+):
+    """Load the shipped data, build an index for each, measure recall, search, serve."""
+    import luma_lab as luma
+    from luma_lab.config import Settings
+
+    flags = {"bind": "127.0.0.1", "auth": "open", "insecure": False, "data_dir": str(directory)}
+    if port is not None:
+        flags["port"] = port
+    settings = Settings(**flags)
+    with luma.open(directory) as lab:
+        print(f"Lab in {directory}")
+        recalls = {name: _demonstrate(lab, name) for name in DEMO_SETS}
+    poor = {name: value for name, value in recalls.items() if value < DEMO_RECALL}
+    if poor:
+        told = ", ".join(f"{name} {value:.3f}" for name, value in poor.items())
+        raise Conflict(f"recall@{DEMO_K} below {DEMO_RECALL}: {told}")
+    if check:
+        print(f"recall@{DEMO_K} is at least {DEMO_RECALL} everywhere")
+        return
+    _serve(settings)
+
+
+@app.command()
+def warmup():
+    """Compile all kernels once, so that later starts only load them."""
+    import time
+
+    from luma_lab.kernels import warm_up
+
+    started = time.perf_counter()
+    warm_up()
+    print(f"kernels ready after {time.perf_counter() - started:.1f} s")
+
+
+@app.command()
+def verify(directory: Annotated[Path, typer.Argument(help="A lab's directory.")]):
+    """Check every checksum of a lab; exit status 1 when something is damaged."""
+    import luma_lab as luma
+    from luma_lab.errors import NotFound
+
+    if not (directory / "luma.db").is_file():
+        raise NotFound(f"{directory} is not a lab: there is no luma.db in it")
+    with luma.open(directory) as lab:
+        report = lab.verify()
+    print(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def main():
+    """Run the command line; an error of the house is one line and exit status 1."""
+    try:
+        app()
+    except LumaError as error:
+        print(f"luma: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _serve(settings):
+    import asyncio
+    import logging
+
+    import luma_lab as luma
+    from luma_lab.service.app import serve as serve_forever
+
+    level = settings.log_level.upper()
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    _allow_many_files()
+    retention = luma.Retention(
+        secs=settings.event_retention_secs,
+        events=settings.event_retention_events,
+        bytes=settings.event_retention_bytes,
+    )
+    with luma.open(settings.data_dir, retention=retention) as lab:
+        pages = _pages(lab)
+        asyncio.run(
+            serve_forever(lab, settings, pages, lambda server: _announce(server, settings, pages))
+        )
+    print("stopped")
+
+
+def _announce(server, settings, pages):
+    print(f"Luma Lab serves {settings.data_dir}")
+    print(f"  REST       {server.url}/v1  (events: /v1/stream, health: /v1/health)")
+    if pages:
+        print(f"  workbench  {server.url}/lab/")
+    else:
+        print("  workbench  not installed: pip install 'luma_lab[lab]'")
+    if settings.auth == "open":
+        print("  auth       open: no key is asked for")
+    elif settings.unguarded:
+        print("  auth       key 'dev'; set API_KEY to serve others than this machine")
+    else:
+        print("  auth       the configured key")
+    if settings.unguarded and settings.insecure:
+        print("  WARNING    --insecure: everyone who reaches this port can read and write")
+    print("Ctrl-C stops.", flush=True)
+
+
+def _pages(lab):
+    from importlib.util import find_spec
+
+    if find_spec("panel") is None:
+        return None
+    from luma_lab.widgets import workbench
+
+    return {"/": workbench.page(lab)}
+
+
+def _allow_many_files():
+    # Every stream is an open file; shells hand out far fewer than the kernel allows.
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _demonstrate(lab, name):
+    """Load one shipped set, build its index, print hits; return recall@10."""
+    from luma_lab import bench
+
+    data = bench.load(name)
+    ids = list(data.ids) if data.ids is not None else [str(i) for i in range(len(data.base))]
+    print(f"\n{name}: {len(ids)} vectors of {data.base.shape[1]} components, {data.metric}")
+    collection = _collection(lab, name, data)
+    _fill(collection, ids, data)
+    _build(collection)
+    found = collection.search_many(data.queries, k=DEMO_K, explain=True)
+    rows = _rows(found, ids)
+    value = bench.recall(rows, data, k=DEMO_K)
+    compared = sum(hits.receipt["comparisons"] for hits in found) / len(found)
+    strategies = ", ".join(sorted({hits.receipt["strategy"] for hits in found}))
+    print(
+        f"  recall@{DEMO_K} {value:.4f} over {len(found)} queries, against exact search "
+        f"(strategy {strategies}, {compared:.0f} comparisons a query)"
+    )
+    for i in range(SHOWN_QUERIES if data.texts is not None else 0):
+        print(f"  {_short(data.query_texts[i])}")
+        for hit in found[i][:SHOWN_HITS]:
+            words = ", ".join(hit.meta.get("lemmas", ()))
+            print(f"    {hit.score:.3f}  {_short(words + ': ' if words else '', hit.meta['text'])}")
+    return value
+
+
+def _collection(lab, name, data):
+    dim = data.base.shape[1]
+    known = {collection.name: collection for collection in lab.collections()}
+    if name not in known:
+        return lab.create_collection(name, dim, data.metric, index="vamana")
+    collection = known[name]
+    if (collection.dim, collection.metric) != (dim, data.metric):
+        raise Conflict(
+            f"collection {name!r} is already there with dim {collection.dim} and metric "
+            f"{collection.metric}: choose another --dir"
+        )
+    return collection
+
+
+def _fill(collection, ids, data):
+    import numpy as np
+    from tqdm import tqdm
+
+    there = collection.snapshot()
+    places = {id: i for i, id in enumerate(there.ids)}
+    order = [places.get(id, -1) for id in ids]
+    if len(places) == len(ids) and min(order) >= 0:
+        if np.array_equal(there.vectors[order], data.base):
+            print("  already loaded")
+            return
+    metas = data.metas if data.metas is not None else [None] * len(ids)
+    with tqdm(total=len(ids), desc="  load", unit="vectors") as bar:
+        for start in range(0, len(ids), UPSERT_ROWS):
+            part = slice(start, start + UPSERT_ROWS)
+            written = collection.upsert(ids[part], data.base[part], list(metas[part]))
+            bar.update(written.count)
+
+
+def _build(collection):
+    from tqdm import tqdm
+
+    from luma_lab.errors import WaitTimeout
+
+    status = collection.index_status()
+    if status["kind"] == "vamana" and status["indexed_points"] == status["points"]:
+        print("  index already built")
+        return
+    job = collection.build_index(kind="vamana")
+    with tqdm(total=100, desc="  build", unit="%", bar_format="{l_bar}{bar}| {elapsed}") as bar:
+        while True:
+            try:
+                job.result(timeout=0.1)
+            except WaitTimeout:
+                bar.update(int(100 * job.progress) - bar.n)
+            else:
+                bar.update(100 - bar.n)
+                return
+
+
+def _rows(found, ids):
+    """Return the hits as an int64 array of rows of the base, padded with -1."""
+    import numpy as np
+
+    places = {id: i for i, id in enumerate(ids)}
+    rows = np.full((len(found), DEMO_K), -1, dtype=np.int64)
+    for i, hits in enumerate(found):
+        rows[i, : len(hits)] = [places.get(hit.id, -1) for hit in hits]
+    return rows
+
+
+def _short(*parts):
+    text = " ".join("".join(parts).split())
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def _shown(default):
+    return "none" if default is None else default
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The server: one port, one `Lab`, started and stopped in an event loop."""
+
+import asyncio
+import logging
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from luma_lab.errors import Unavailable
+from luma_lab.service import diskann, events, health, lab_pages, points, state, unbuilt, vectors
+from luma_lab.service.base import NotFoundHandler, Service, log_request
+from luma_lab.service.feed import Feed
+from luma_lab.service.front import Front
+from luma_lab.service.guard import Guard
+
+# Writers wait for a shared commit, so more of them than cores make larger groups.
+POOL_THREADS = 32
+GRACE_SECS = 5.0
+IDLE_SECS = 300.0
+# The front judges bodies; Tornado's own limit would answer without JSON.
+NO_LIMIT = 1 << 62
+log = logging.getLogger(__name__)
+
+
+def make_application(lab, settings, pages=None, *, keepalive_secs=events.KEEPALIVE_SECS):
+    """Return the Tornado application of every REST route.
+
+    Parameters
+    ----------
+    lab : luma_lab.Lab
+    settings : luma_lab.config.Settings
+    pages : dict, optional
+        As in :class:`Server`; here it only decides where ``/`` leads.
+    keepalive_secs : float
+        Silence after which a stream sends a comment.
+    """
+    pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="luma-rest")
+    service = Service(
+        lab=lab,
+        settings=settings,
+        guard=Guard(settings),
+        feed=Feed(lab),
+        pool=pool,
+        keepalive_secs=keepalive_secs,
+        has_pages=bool(pages),
+    )
+    routes = [
+        *health.routes,
+        *state.routes,
+        *vectors.routes,
+        *points.routes,
+        *diskann.routes,
+        *events.routes,
+        *unbuilt.routes,
+        *lab_pages.routes,
+    ]
+    return Application(
+        routes,
+        service=service,
+        default_handler_class=NotFoundHandler,
+        log_function=log_request,
+    )
+
+
+class Server:
+    """A lab on a port.
+
+    Parameters
+    ----------
+    lab : luma_lab.Lab
+        Stays open when the server stops.
+    settings : luma_lab.config.Settings
+    pages : dict, optional
+        From slug (``"/"``) to a callable that returns a new Panel viewable; served under
+        ``/lab``.
+    keepalive_secs : float
+        Silence after which a stream sends a comment.
+
+    Attributes
+    ----------
+    port : int
+        The port taken, once started.
+    """
+
+    def __init__(self, lab, settings, pages=None, *, keepalive_secs=events.KEEPALIVE_SECS):
+        self._settings = settings
+        self._application = make_application(lab, settings, pages, keepalive_secs=keepalive_secs)
+        self._service = self._application.settings["service"]
+        self._pages = lab_pages.make_pages(pages, self._service) if pages else None
+        self._front = Front(self._application, self._pages)
+        self._http = None
+        self.port = None
+
+    @property
+    def url(self):
+        """The root address, without a slash at the end."""
+        bind = self._settings.bind
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind, bind)
+        if ":" in host and not host.startswith("["):
+            host = f"[{host}]"
+        return f"http://{host}:{self.port}"
+
+    async def start(self):
+        """Listen; return the server.
+
+        Raises
+        ------
+        Unavailable
+            The address can't be had.
+        """
+        bind, port = self._settings.bind, self._settings.port
+        try:
+            sockets = bind_sockets(port, address=bind)
+        except OSError as error:
+            raise Unavailable(
+                f"can't listen on {bind} port {port}: {os.strerror(error.errno or 0)}; "
+                "choose another with --port"
+            ) from None
+        self.port = sockets[0].getsockname()[1]
+        self._http = HTTPServer(
+            self._front, max_body_size=NO_LIMIT, idle_connection_timeout=IDLE_SECS
+        )
+        self._http.add_sockets(sockets)
+        if self._pages is not None:
+            lab_pages.start_pages(self._pages)
+        return self
+
+    async def stop(self, grace_secs=GRACE_SECS):
+        """Accept nothing new, end the streams, give requests `grace_secs` to finish, close."""
+        service = self._service
+        service.stopping = True
+        self._http.stop()
+        service.feed.close()
+        for stream in list(service.streams):
+            stream.cancel()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_secs
+        while (service.active or service.streams) and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        if self._pages is not None:
+            self._pages.stop()
+        await self._http.close_all_connections()
+        for closing in list(self._front.draining):
+            closing.cancel()
+        service.pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def serve(lab, settings, pages=None, ready=None):
+    """Serve until SIGTERM or SIGINT, then stop gracefully.
+
+    Parameters
+    ----------
+    lab, settings, pages
+        As in :class:`Server`.
+    ready : callable, optional
+        Called with the `Server` once it listens.
+    """
+    server = await Server(lab, settings, pages).start()
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(kind, asked.set)
+    try:
+        if ready is not None:
+            ready(server)
+        await asked.wait()
+    finally:
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(kind)
+        log.info("stopping")
+        await server.stop()

@@ -1,0 +1,372 @@
+"""What every handler shares: JSON in, JSON out, errors as JSON, work off the event loop."""
+
+import asyncio
+import logging
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+from tornado.web import HTTPError, RequestHandler
+
+from luma_lab import codec, errors
+from luma_lab.config import Settings
+from luma_lab.service import refusals
+from luma_lab.service.feed import Feed
+from luma_lab.service.guard import Guard
+
+# The first class along an error's ancestry that stands here gives the status.
+STATUS = {
+    refusals.WrongShape: 422,
+    refusals.UnsupportedMediaType: 415,
+    refusals.Unauthorized: 401,
+    refusals.Forbidden: 403,
+    refusals.MethodNotAllowed: 405,
+    refusals.RequestTimeout: 408,
+    errors.PayloadTooLarge: 413,
+    errors.InvalidArgument: 400,
+    errors.NotFound: 404,
+    errors.AlreadyExists: 409,
+    errors.Conflict: 409,
+    errors.IndexNotBuilt: 409,
+    errors.Cancelled: 409,
+    errors.TransactionTimeout: 408,
+    errors.WaitTimeout: 408,
+    errors.NotSupported: 501,
+    errors.Unavailable: 503,
+    errors.StoreClosed: 503,
+    errors.StoreFull: 507,
+    errors.LumaError: 500,
+}
+CODES = {
+    400: "invalid_argument",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+}
+INLINE_BYTES = 64 * 1024
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `([^`]*)`")
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Service:
+    """What handlers need: made once per server, reached as ``handler.service``."""
+
+    lab: Any
+    settings: Settings
+    guard: Guard
+    feed: Feed
+    pool: ThreadPoolExecutor
+    keepalive_secs: float
+    has_pages: bool = False
+    started: float = field(default_factory=time.monotonic)
+    stopping: bool = False
+    active: set = field(default_factory=set)
+    streams: set = field(default_factory=set)
+
+
+def status_of(error):
+    """Return the HTTP status of an error of the house."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def error_body(error, secret_path=None):
+    """Return the JSON object of an error: ``error``, ``message`` and the error's own fields.
+
+    Parameters
+    ----------
+    error : LumaError
+    secret_path : str, optional
+        The lab's directory; never shown to clients.
+    """
+    status = status_of(error)
+    if status == 500 and not isinstance(error, errors.CorruptStore):
+        return {
+            "error": error.code,
+            "message": "the store refused the operation; the server's log says why",
+        }
+    fields = {
+        name: value
+        for name, value in vars(error).items()
+        if not name.startswith("_") and isinstance(value, str | int | float | tuple)
+    }
+    message = str(error)
+    if status >= 500 and secret_path:
+        message = message.replace(secret_path, "DATA_DIR")
+    return {**fields, "error": error.code, "message": message}
+
+
+def item_error(error, secret_path):
+    """Return the ``error`` object of one entry of a batch's ``results``."""
+    body = error_body(error, secret_path)
+    return {"error": body["error"], "message": body["message"]}
+
+
+class BaseHandler(RequestHandler):
+    """A handler whose answers, good or bad, are compact JSON."""
+
+    timed = True
+    asks_for_key = True
+
+    @property
+    def service(self):
+        """The `Service` this handler works for."""
+        return self.application.settings["service"]
+
+    @property
+    def lab(self):
+        """The lab behind the service."""
+        return self.service.lab
+
+    @property
+    def limits(self):
+        """The server's `Settings`."""
+        return self.service.settings
+
+    def set_default_headers(self):
+        self.clear_header("Server")
+        self.set_header("Content-Type", "application/json")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        guard = self.application.settings["service"].guard
+        for name, value in guard.cors_headers(self.request.headers.get("Origin")).items():
+            self.set_header(name, value)
+
+    def prepare(self):
+        self.service.active.add(self)
+        self._deadline = time.monotonic() + self.limits.request_timeout_secs
+        request = self.request
+        if self.asks_for_key and not self._is_preflight():
+            self.service.guard.check_key(
+                request.method, request.path, request.query, request.headers
+            )
+        if request.method == "HEAD" and _is_implemented(self, "get"):
+            return
+        if not _is_implemented(self, request.method.lower()):
+            raise refusals.MethodNotAllowed(request.method, self.allowed_methods())
+
+    def on_finish(self):
+        self.service.active.discard(self)
+
+    def on_connection_close(self):
+        self.service.active.discard(self)
+
+    def compute_etag(self):
+        return None
+
+    def allowed_methods(self):
+        """Return the methods this route has."""
+        methods = [m for m in self.SUPPORTED_METHODS if _is_implemented(self, m.lower())]
+        if "GET" in methods and "HEAD" not in methods and self.timed:
+            methods.insert(methods.index("GET") + 1, "HEAD")
+        return methods
+
+    def head(self, *args):
+        """HEAD is GET without the body."""
+        if not self.timed:
+            raise refusals.MethodNotAllowed("HEAD", self.allowed_methods())
+        return self.get(*args)
+
+    def options(self, *args):
+        """Answer a CORS preflight, or say which methods there are."""
+        if self._is_preflight():
+            origin = self.request.headers["Origin"]
+            for name, value in self.service.guard.preflight_headers(origin).items():
+                self.set_header(name, value)
+        self.set_header("Allow", ", ".join(self.allowed_methods()))
+        self.clear_header("Content-Type")
+        self.set_status(204)
+        self.finish()
+
+    async def read_json(self, model):
+        """Return the body as `model`, a msgspec.Struct class.
+
+        Raises
+        ------
+        UnsupportedMediaType, InvalidJson, WrongShape
+        """
+        media = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media in ("application/x-ndjson", "application/octet-stream"):
+            raise errors.NotSupported(f"bodies of type {media} are not supported here yet")
+        if media != "application/json" and not (
+            media.startswith("application/") and media.endswith("+json")
+        ):
+            raise refusals.UnsupportedMediaType(
+                f"content type {media!r}: expected application/json"
+            )
+        body = self.request.body
+        if len(body) > INLINE_BYTES:
+            return await self.run(decode_body, body, model)
+        return decode_body(body, model)
+
+    async def run(self, work, *args, **kwargs):
+        """Run blocking work in the pool and return its result.
+
+        Raises
+        ------
+        RequestTimeout
+            The request's time limit passed first. Work that had begun goes on to its end.
+        """
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self.service.pool, partial(work, *args, **kwargs))
+        if not self.timed:
+            return await future
+        try:
+            async with asyncio.timeout(self.seconds_left()):
+                return await future
+        except TimeoutError as error:
+            if isinstance(error, errors.LumaError):
+                raise
+            raise refusals.RequestTimeout(
+                f"not done within {self.limits.request_timeout_secs} s; "
+                "a write that had begun may still be committed"
+            ) from None
+
+    async def answer(self, work, *args):
+        """Run `work` in the pool and send what it returns as JSON, encoded there too."""
+        self.finish(await self.run(_encoded, work, *args))
+
+    def seconds_left(self):
+        """Return how much of the request's time limit is left."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    async def wait_for(self, min_offset):
+        """Return once `min_offset` is readable; raise `RequestTimeout` at the time limit."""
+        if min_offset is None:
+            return
+        if min_offset < 0:
+            raise errors.InvalidArgument(f"min_offset is {min_offset}: expected at least 0")
+        if not await self.service.feed.reaches(min_offset, self.seconds_left()):
+            raise refusals.RequestTimeout(
+                f"offset {min_offset} was not reached within {self.limits.request_timeout_secs} s"
+            )
+
+    def query_text(self, name, default=None):
+        """Return a query parameter exactly as sent; of several the first."""
+        values = self.request.query_arguments.get(name)
+        if values is None:
+            return default
+        try:
+            return values[0].decode()
+        except UnicodeDecodeError:
+            raise errors.InvalidArgument(f"query parameter {name} is not UTF-8") from None
+
+    def query_int(self, name, default=None):
+        """Return a query parameter as an int of at least 0."""
+        text = self.query_text(name)
+        if text is None:
+            return default
+        if not text.isascii() or not text.isdigit() or len(text) > 20:
+            raise errors.InvalidArgument(
+                f"query parameter {name} is {text!r}: expected an integer of at least 0"
+            )
+        return int(text)
+
+    def write_error(self, status_code, **kwargs):
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, errors.LumaError):
+            self.set_status(status_of(error))
+            body = error_body(error, str(self.lab.path))
+            if isinstance(error, refusals.MethodNotAllowed):
+                self.set_header("Allow", ", ".join(error.allowed))
+            if isinstance(error, refusals.Unauthorized):
+                self.set_header("WWW-Authenticate", "Bearer")
+        elif isinstance(error, HTTPError):
+            if status_code == 405:
+                self.set_header("Allow", ", ".join(self.allowed_methods()))
+            message = error.log_message or f"{self.request.method} is not allowed here"
+            body = {"error": CODES.get(status_code, "invalid_argument"), "message": message}
+        else:
+            body = {"error": "internal", "message": "internal error; the server's log says more"}
+        self.finish(msgspec.json.encode(body))
+
+    def log_exception(self, typ, value, tb):
+        # Never the query string: it may hold the key.
+        where = f"{self.request.method} {self.request.path}"
+        if isinstance(value, errors.LumaError) and status_of(value) != 500:
+            log.debug("%s refused: %s", where, value)
+        elif isinstance(value, HTTPError):
+            log.debug("%s refused: %s", where, value.log_message)
+        else:
+            log.error("%s failed", where, exc_info=(typ, value, tb))
+
+    def _is_preflight(self):
+        headers = self.request.headers
+        return (
+            self.request.method == "OPTIONS"
+            and "Origin" in headers
+            and "Access-Control-Request-Method" in headers
+        )
+
+
+class NotFoundHandler(BaseHandler):
+    """Any path that is no route."""
+
+    def prepare(self):
+        super().prepare()
+        if self.request.method != "OPTIONS":
+            raise refusals.RouteNotFound(f"no such route: {self.request.path}")
+
+    def get(self, *args):
+        """Never reached: `prepare` refuses."""
+
+    post = put = delete = patch = get
+
+
+def decode_body(body, model):
+    """Return JSON bytes as `model`; see `BaseHandler.read_json` for what is refused."""
+    if nesting(body) > codec.MAX_DEPTH:
+        raise refusals.InvalidJson(f"the body is nested deeper than {codec.MAX_DEPTH} levels")
+    try:
+        return msgspec.json.decode(body, type=model)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        path = _PATH.search(text)
+        missing = _MISSING.search(text)
+        parts = [path[1] if path else "", missing[1] if missing else ""]
+        field = ".".join(part for part in parts if part) or None
+        raise refusals.WrongShape(text, field) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise refusals.InvalidJson(f"the body is not valid JSON: {error}") from None
+
+
+def nesting(body):
+    """Return how deep the brackets of JSON bytes go, without decoding them."""
+    if body.count(b"[") + body.count(b"{") <= codec.MAX_DEPTH:
+        return 0
+    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    kinds = np.frombuffer(brackets, dtype=np.uint8)
+    opening = (kinds == ord("[")) | (kinds == ord("{"))
+    return int(np.where(opening, 1, -1).cumsum().max(initial=0))
+
+
+def log_request(handler):
+    """Log one answered request, without its query string."""
+    request = handler.request
+    milliseconds = 1000 * request.request_time()
+    log.info(
+        "%d %s %s (%s) %.1f ms",
+        handler.get_status(),
+        request.method,
+        request.path,
+        request.remote_ip,
+        milliseconds,
+    )
+
+
+def _encoded(work, *args):
+    return msgspec.json.encode(work(*args))
+
+
+def _is_implemented(handler, method):
+    if method == "head":
+        return False
+    own = getattr(type(handler), method, None)
+    return own is not None and own is not RequestHandler._unimplemented_method

@@ -1,0 +1,137 @@
+"""``/v1/vector/{collection}/diskann``: build, tune and look at the graph.
+
+The routes keep the original's name; what they build is the in-memory Vamana graph, and every
+answer names that kind.
+"""
+
+import asyncio
+import os
+
+import msgspec
+
+from luma_lab.errors import WaitTimeout
+from luma_lab.service.vectors import COLLECTION, VectorHandler
+
+KIND = "vamana"
+DEGREES = (4, 1024)
+LIST_SIZES = (8, 65535)
+POLL_SECS = (0.005, 0.25)
+
+
+class GraphParams(msgspec.Struct):
+    """Body of build and tune; what is left out takes the server's default."""
+
+    max_degree: int | None = None
+    build_threads: int | None = None
+    search_list_size: int | None = None
+    build_list_size: int | None = None
+
+
+class BuildHandler(VectorHandler):
+    """POST /v1/vector/{collection}/diskann/build: answers when the build has ended.
+
+    The request time limit does not apply, and a client that leaves does not cancel the build.
+    """
+
+    timed = False
+
+    async def post(self, name):
+        self.check_name(name)
+        params = _clamped(await self.read_json(GraphParams), self.limits)
+        job = await self.run(
+            lambda: self.collection(name).build_index(
+                KIND,
+                max_degree=params["max_degree"],
+                build_list_size=params["build_list_size"],
+                search_list_size=params["search_list_size"],
+                threads=params["build_threads"],
+            )
+        )
+        await self._ended(job)
+        await self.answer(_outcome, self.collection, name, params)
+
+    async def _ended(self, job):
+        # Polled, so that waiting for a long build keeps no thread of the pool.
+        pause, longest = POLL_SECS
+        while True:
+            try:
+                return job.result(timeout=0)
+            except WaitTimeout:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, longest)
+
+
+class TuneHandler(VectorHandler):
+    """POST /v1/vector/{collection}/diskann/tune: stores parameters, builds nothing."""
+
+    async def post(self, name):
+        self.check_name(name)
+        params = _clamped(await self.read_json(GraphParams), self.limits)
+
+        def tune():
+            self.collection(name).tune_index(
+                max_degree=params["max_degree"],
+                build_list_size=params["build_list_size"],
+                search_list_size=params["search_list_size"],
+            )
+            return _outcome(self.collection, name, params)
+
+        await self.answer(tune)
+
+
+class StatusHandler(VectorHandler):
+    """GET /v1/vector/{collection}/diskann/status"""
+
+    async def get(self, name):
+        self.check_name(name)
+        await self.answer(lambda: _status(self.collection(name).index_status()))
+
+
+def _outcome(collection, name, params):
+    return {"ok": True, "params": params, "status": _status(collection(name).index_status())}
+
+
+def _status(status):
+    return {
+        "available": status["available"],
+        "kind": status["kind"],
+        "last_built_ms": status["last_built_ms"],
+        "graph_files": status["graph_files"],
+        "params": status["params"],
+        "progress": status["progress"],
+        "indexed_points": status["indexed_points"],
+        "fingerprint": status["fingerprint"],
+    }
+
+
+def _clamped(request, limits):
+    """Return the four parameters within their ranges: the wire clamps, Python rejects."""
+    threads = request.build_threads
+    if threads is None:
+        threads = limits.diskann_build_threads or os.cpu_count() or 1
+    size = request.search_list_size
+    build_size = request.build_list_size
+    degree = request.max_degree
+    return {
+        "max_degree": _between(limits.diskann_max_degree if degree is None else degree, DEGREES),
+        "build_threads": max(1, min(threads, os.cpu_count() or 1)),
+        "search_list_size": _between(
+            limits.diskann_search_list_size if size is None else size, LIST_SIZES
+        ),
+        "build_list_size": _between(
+            limits.diskann_build_list_size if build_size is None else build_size, LIST_SIZES
+        ),
+    }
+
+
+def _between(value, bounds):
+    low, high = bounds
+    return max(low, min(value, high))
+
+
+_ROOT = COLLECTION + r"/diskann"
+routes = [
+    (_ROOT + r"/build", BuildHandler),
+    (_ROOT + r"/tune", TuneHandler),
+    (_ROOT + r"/status", StatusHandler),
+]

@@ -1,0 +1,76 @@
+"""Routes of the contract that do not exist yet: they answer 501 and say which they are."""
+
+from luma_lab.errors import NotSupported
+from luma_lab.service.base import BaseHandler
+from luma_lab.service.refusals import MethodNotAllowed
+
+_COLLECTION = r"/v1/vector/[^/]+"
+# pattern, what it is called, methods
+ROUTES = (
+    (r"/docs", "the API page", ("GET",)),
+    (r"/docs/static/.*", "the API page", ("GET",)),
+    (r"/docs/openapi\.(?:json|yaml)", "the OpenAPI description", ("GET",)),
+    (r"/openapi\.yaml", "the OpenAPI description", ("GET",)),
+    (r"/v1/metrics", "metrics", ("GET",)),
+    (r"/v1/auth/keys", "the key store", ("GET", "POST")),
+    (r"/v1/auth/keys/[^/]+", "the key store", ("DELETE",)),
+    (r"/v1/doc/[^/]+/find", "documents", ("POST",)),
+    (r"/v1/doc/[^/]+/[^/]+", "documents", ("GET", "PUT", "DELETE", "PATCH")),
+    (r"/v1/sql/(?:query|exec)", "SQL", ("POST",)),
+    (r"/v1/transaction", "transactions over HTTP", ("POST",)),
+    (r"/v1/consumers", "named consumers", ("GET",)),
+    (r"/v1/consumers/[^/]+", "named consumers", ("DELETE",)),
+    (r"/v1/consumers/[^/]+/ack", "named consumers", ("POST",)),
+    (r"/v1/jobs", "jobs over HTTP", ("GET",)),
+    (r"/v1/jobs/[^/]+", "jobs over HTTP", ("GET", "DELETE")),
+    (r"/search", "search over documents", ("POST",)),
+    (r"/search/ingest", "search over documents", ("POST",)),
+    (_COLLECTION + r"/search_batch", "batches of searches", ("POST",)),
+    (_COLLECTION + r"/query", "text and hybrid search", ("POST",)),
+    (_COLLECTION + r"/scroll", "scrolling", ("POST",)),
+    (_COLLECTION + r"/get_batch", "getting many points", ("POST",)),
+    (_COLLECTION + r"/count", "counting by filter", ("POST",)),
+    (_COLLECTION + r"/delete_where", "deleting by filter", ("POST",)),
+    (_COLLECTION + r"/upsert_binary", "binary upserts", ("POST",)),
+    (_COLLECTION + r"/index/(?:build|tune|drop)", "index routes", ("POST",)),
+    (_COLLECTION + r"/index/status", "index routes", ("GET",)),
+    (_COLLECTION + r"/compact", "compaction", ("POST",)),
+)
+
+
+class UnbuiltHandler(BaseHandler):
+    """Refuses every method of a route that is not built yet.
+
+    Parameters
+    ----------
+    name : str
+    methods : tuple of str
+    """
+
+    def initialize(self, name, methods):
+        self._name = name
+        self._methods = methods
+
+    def prepare(self):
+        super().prepare()
+        method = self.request.method
+        if method == "OPTIONS":
+            return
+        if method not in self.allowed_methods():
+            raise MethodNotAllowed(method, self.allowed_methods())
+        raise NotSupported(f"{self._name} ({self.request.path}) is not supported yet")
+
+    def allowed_methods(self):
+        head = ("HEAD",) if "GET" in self._methods else ()
+        return [*self._methods, *head, "OPTIONS"]
+
+    def get(self, *args):
+        """Never reached: `prepare` refuses."""
+
+    post = put = delete = patch = get
+
+
+routes = [
+    (pattern, UnbuiltHandler, {"name": name, "methods": methods})
+    for pattern, name, methods in ROUTES
+]

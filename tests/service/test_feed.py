@@ -1,0 +1,142 @@
+import asyncio
+import threading
+
+from luma_lab.engine.events import Frame
+from luma_lab.service.feed import CACHE_BYTES, Feed
+
+
+class HeldLog:
+    """A lab whose log is read only when the test lets it; what is read is what was there then."""
+
+    def __init__(self, held=True):
+        self.events = self
+        self.frames = []
+        self.reads = []
+        self.begun = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        if not held:
+            self.go_on.set()
+
+    @property
+    def head(self):
+        return len(self.frames)
+
+    def on_commit(self, callback):
+        self.tell = callback
+        return lambda: None
+
+    def commit(self, data=b"null"):
+        self.frames.append(Frame(len(self.frames) + 1, 0, "saved", None, None, data))
+        self.tell()
+
+    def read_frames(self, since, limit, max_bytes):
+        found = self.frames[since:]
+        self.reads.append(since)
+        self.begun.release()
+        assert self.go_on.wait(20)
+        return found[:1], since + min(1, len(found))
+
+
+def run(scenario, log):
+    async def live():
+        feed = Feed(log)
+        try:
+            return await asyncio.wait_for(scenario(feed), 30)
+        finally:
+            feed.close()
+
+    return asyncio.run(live())
+
+
+async def begun(log):
+    await asyncio.get_running_loop().run_in_executor(None, log.begun.acquire)
+
+
+def test_a_commit_while_a_page_is_read_is_not_missed_by_who_asks_after_it():
+    log = HeldLog()
+
+    async def scenario(feed):
+        news = feed.news()
+        early = asyncio.ensure_future(feed.page(0))
+        await begun(log)
+        log.commit()
+        await news.wait()
+        later_news = feed.news()
+        late = asyncio.ensure_future(feed.page(0))
+        await begun(log)
+        log.go_on.set()
+        assert not (await early).frames
+        assert [frame.offset for frame in (await late).frames] == [1]
+        assert not later_news.is_set()
+
+    run(scenario, log)
+
+
+def test_streams_at_the_same_place_share_one_read():
+    log = HeldLog()
+
+    async def scenario(feed):
+        feed.news()
+        log.commit()
+        await asyncio.sleep(0)
+        asked = [asyncio.ensure_future(feed.page(0)) for _ in range(50)]
+        await begun(log)
+        log.go_on.set()
+        pages = await asyncio.gather(*asked)
+        assert all(page is pages[0] for page in pages)
+        assert (await feed.page(0)).frames[0] is pages[0].frames[0]
+        assert log.reads == [0]
+
+    run(scenario, log)
+
+
+def test_a_stream_that_ends_does_not_take_the_page_of_the_others_with_it():
+    log = HeldLog()
+
+    async def scenario(feed):
+        feed.news()
+        log.commit()
+        ending, staying = (asyncio.ensure_future(feed.page(0)) for _ in range(2))
+        await begun(log)
+        ending.cancel()
+        await asyncio.sleep(0)
+        log.go_on.set()
+        assert len((await staying).frames) == 1
+
+    run(scenario, log)
+
+
+def test_the_pages_kept_are_bounded_and_the_oldest_go_first():
+    log = HeldLog(held=False)
+    size = CACHE_BYTES // 4
+
+    async def scenario(feed):
+        feed.news()
+        for _ in range(8):
+            log.commit(b'"' + b"x" * size + b'"')
+        for since in range(8):
+            await feed.page(since)
+        assert feed._cached_bytes <= CACHE_BYTES
+        assert list(feed._pages) == [5, 6, 7]
+        await feed.page(7)
+        await feed.page(0)
+        assert log.reads == [*range(8), 0]
+
+    run(scenario, log)
+
+
+def test_waiting_for_an_offset_ends_with_the_commit_or_with_the_time():
+    log = HeldLog(held=False)
+
+    async def scenario(feed):
+        waiting = asyncio.ensure_future(feed.reaches(2, 20))
+        await asyncio.sleep(0.01)
+        log.commit()
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        log.commit()
+        assert await waiting is True
+        assert await feed.reaches(3, 0.01) is False
+        assert await feed.reaches(2, 0) is True
+
+    run(scenario, log)

@@ -1,0 +1,47 @@
+import shutil
+
+import pytest
+from service_running import KEY
+
+from luma_lab import widgets
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("there is no chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=chromium, headless=True, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield launched
+        launched.close()
+
+
+def test_the_workbench_opens_after_the_login_and_asks_no_other_host(serve, browser):
+    import luma_lab as luma
+
+    with luma.open(":memory:") as lab:
+        lab.create_collection("docs", 2, "l2").upsert(["a", "b"], [[1, 2], [3, 4]])
+        server = serve(lab=lab, pages={"/": widgets.page(lab)})
+        page = browser.new_page()
+        asked, sockets, faults = [], [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("websocket", lambda socket: sockets.append(socket.url))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(server.url + "/")
+        page.fill("#key", KEY)
+        page.click("button")
+        page.wait_for_url(server.url + "/lab/")
+        page.get_by_text("docs").first.wait_for(timeout=60_000)
+        assert sockets == [sockets[0]] and sockets[0].startswith(f"ws://{server.host}/lab/ws")
+        elsewhere = [
+            url for url in asked if not url.startswith((server.url, "data:", "blob:", "about:"))
+        ]
+        assert not elsewhere and not faults
+        page.close()
+        server.stop()
