@@ -172,7 +172,7 @@ def read_manifest(path):
         checksum = body.pop("crc32")
     except FileNotFoundError:
         raise CorruptStore(f"{path}: no {MANIFEST}, so this is not a saved directory") from None
-    except (ValueError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise CorruptStore(f"{file}: unreadable manifest ({error})") from None
     if checksum != zlib.crc32(_canonical(body)):
         raise CorruptStore(f"{file}: manifest does not match its checksum")

@@ -55,6 +55,8 @@ def check_kind(kind):
 
 def check_params(params):
     """Return index parameters as a plain dict; raise on unknown names and wrong values."""
+    if not isinstance(params, dict):
+        raise InvalidArgument(f"params is {params!r}: expected a dict")
     for name in params:
         if name not in PARAMS:
             raise UnknownName("index parameter", name, PARAMS)
@@ -214,11 +216,8 @@ def _build(parts, name, params, threads, job):
         snapshot = parts.follower.snapshot(name)
         index = _index(row.dim, row.metric, params, threads)
         index.build(snapshot.vectors, progress=lambda fraction: job.report(0.95 * fraction))
-        index_name = _new_name(parts, row.uid)
+        index_name = _new_name(parts, row.uid, snapshot.offset)
         path = directory(parts, row.uid, index_name)
-        index.save(path)
-        job.report(0.99)
-        parts.prepared[row.uid, index_name] = index
         operation = partial(
             _commit_index,
             uid=row.uid,
@@ -231,6 +230,9 @@ def _build(parts, name, params, threads, job):
             fingerprint=index.fingerprint,
         )
         try:
+            index.save(path)
+            job.report(0.99)
+            parts.prepared[row.uid, index_name] = index
             old_name = parts.writer.run(operation)
         except BaseException:
             parts.prepared.pop((row.uid, index_name), None)
@@ -279,10 +281,10 @@ def _tell_failed(parts, name, error):
         log.warning("event index_failed of %r was not written: %s", name, second)
 
 
-def _new_name(parts, uid):
+def _new_name(parts, uid, serial):
+    # Numbered by offset, so that no name comes twice: a view tells indexes apart by name.
     home = parts.matrices.directory(uid) / "index"
     home.mkdir(parents=True, exist_ok=True)
-    serial = 1 + max((int(d.name.rsplit("-", 1)[1]) for d in home.glob("*-*")), default=0)
     while True:
         try:
             os.mkdir(home / f"vamana-{serial}")

@@ -11,6 +11,7 @@ from luma_lab.engine import builds, planner, points
 from luma_lab.engine.point_verbs import PointVerbs
 from luma_lab.errors import InvalidArgument, LumaError
 from luma_lab.store import mappings
+from luma_lab.store.database import luma_errors
 from luma_lab.types import Hit, Hits
 
 RETRIES = 8
@@ -95,7 +96,7 @@ class Collection(PointVerbs):
         ------
         CollectionNotFound, DimensionMismatch, InvalidArgument, CorruptStore
         """
-        if np.ndim(vector) == 2:
+        if _dimensions(vector) == 2:
             raise InvalidArgument("search takes one vector of shape (dim,): use search_many")
         return self._search(
             [vector],
@@ -142,6 +143,7 @@ class Collection(PointVerbs):
             row.updated_at_ms,
         )
 
+    @luma_errors
     def snapshot(self):
         """Return a `VectorSnapshot` of the live points, copied."""
         for _ in range(RETRIES):
@@ -210,10 +212,11 @@ class Collection(PointVerbs):
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise InvalidArgument(f"invalid k: {k!r}: expected an int of at least 1")
         builds.check_list_size(search_list_size, k)
+        _check_min_score(min_score)
         if min_offset is not None:
             self._parts.follower.wait_for(min_offset, self._parts.wait_secs)
         snapshot = self._parts.follower.snapshot(self.name)
-        count = len(vectors)
+        count = len(vectors) if _dimensions(vectors) != 0 else 1
         if count == 0:
             return []
         queries = points.check_vectors(vectors, count, snapshot.row.dim, self.name)
@@ -244,6 +247,7 @@ class Collection(PointVerbs):
                 hits.receipt = _receipt(snapshot, found, i, fetch_ms, k, search_list_size)
         return answers
 
+    @luma_errors
     def _fetch(self, snapshot, rows, distances, k, include_vector):
         connection = self._connection()
         uid = snapshot.row.uid
@@ -261,6 +265,20 @@ class Collection(PointVerbs):
         hits.sort(key=lambda hit: (-hit.score, hit.id))
         del hits[k:]
         return hits
+
+
+def _dimensions(vectors):
+    """Return the number of axes, or None when they are ragged: the check behind names that."""
+    try:
+        return np.ndim(vectors)
+    except ValueError:
+        return None
+
+
+def _check_min_score(min_score):
+    real = isinstance(min_score, (int, float, np.number)) and not isinstance(min_score, bool)
+    if min_score is not None and not (real and min_score == min_score):
+        raise InvalidArgument(f"min_score is {min_score!r}: expected a number")
 
 
 def _receipt(snapshot, found, i, fetch_ms, k, search_list_size):

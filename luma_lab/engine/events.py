@@ -1,7 +1,8 @@
 """Events: the public face of the log. Publish, read pages, follow.
 
 Rows of point changes are stored without their vector; it is read from the matrix when an
-event is shown, and is null once a compaction has taken the row away.
+event is shown, and is null once a compaction has taken the row away (``superseded``) or when
+the rows are damaged (``corrupt``).
 """
 
 import re
@@ -13,9 +14,10 @@ import msgspec
 
 from luma_lab import codec
 from luma_lab.engine.state import check_key
-from luma_lab.errors import InvalidArgument, LumaError
+from luma_lab.errors import CorruptStore, InvalidArgument, LumaError
 from luma_lab.store import catalog
 from luma_lab.store import log as event_log
+from luma_lab.store.database import luma_errors
 from luma_lab.types import Event, WriteResult
 
 PAGE = 1000
@@ -124,9 +126,12 @@ class Events(Publisher):
             End after this many seconds without a matching event. The iterator also ends
             when the lab is closed.
         """
+        if timeout is not None and not isinstance(timeout, (int, float)):
+            raise InvalidArgument(f"timeout is {timeout!r}: expected seconds or None")
         wanted = _filter(types, key_prefix, collection)
         return self._follow(self._start(since), wanted, timeout)
 
+    @luma_errors
     def read_frames(self, since, limit=PAGE, max_bytes=PAGE_BYTES):
         """Return (frames, next_since): a page of the log after `since`, ready to send.
 
@@ -205,12 +210,12 @@ class Events(Publisher):
         )
         if entry.type == "vector_deleted":
             return Frame(*entry[:5], head + b"}")
-        vector, superseded = self._vector(connection, change, entry.collection, names)
+        vector, mark = self._vector(connection, change, entry.collection, names)
         data = b'%b,"vector":%b,"meta":%b%b}' % (
             head,
             vector,
             bytes(change.meta),
-            b',"superseded":true' if superseded else b"",
+            mark,
         )
         return Frame(*entry[:5], data)
 
@@ -219,9 +224,12 @@ class Events(Publisher):
             names[collection] = catalog.find(connection, collection)
         row = names[collection]
         if row is None or (row.uid, row.generation) != (change.uid, change.gen):
-            return b"null", True
-        vector = self._matrices.of(row.uid, row.generation, row.dim).read(change.row)
-        return msgspec.json.encode(codec.float_list(vector)), False
+            return b"null", b',"superseded":true'
+        try:
+            vector = self._matrices.checked(connection, row).read(change.row)
+        except CorruptStore:  # the log goes on for everyone else
+            return b"null", b',"corrupt":true'
+        return msgspec.json.encode(codec.float_list(vector)), b""
 
 
 def _publish(unit, type, key, data):
@@ -229,9 +237,15 @@ def _publish(unit, type, key, data):
 
 
 def _filter(types, key_prefix, collection):
+    for name, text in (("key_prefix", key_prefix), ("collection", collection)):
+        if text is not None and not isinstance(text, str):
+            raise InvalidArgument(f"{name} is {text!r}: expected a str")
     if isinstance(types, str):
         types = (types,)
-    types = None if types is None else frozenset(types)
+    try:
+        types = None if types is None else frozenset(types)
+    except TypeError:
+        raise InvalidArgument(f"types is {types!r}: expected names of event types") from None
 
     def wanted(frame):
         return (

@@ -12,10 +12,10 @@ import time
 import apsw
 
 from luma_lab.engine.views import View
-from luma_lab.errors import CollectionNotFound, StoreClosed, WaitTimeout
+from luma_lab.errors import CollectionNotFound, InvalidArgument, StoreClosed, WaitTimeout
 from luma_lab.store import catalog
 from luma_lab.store import log as event_log
-from luma_lab.store.database import as_luma_error
+from luma_lab.store.database import as_luma_error, luma_errors
 
 POLL_SECS = 0.01
 CATALOG_TYPES = frozenset(
@@ -77,6 +77,7 @@ class Follower:
                 raise as_luma_error(error, self._database.file) from error
             return self.head
 
+    @luma_errors
     def snapshot(self, name):
         """Return the `Snapshot` of a collection, caught up.
 
@@ -89,6 +90,7 @@ class Follower:
             self.catch_up()
             return self._view(name).snapshot()
 
+    @luma_errors
     def row(self, name):
         """Return the present `CollectionRow` of a collection, with counters caught up."""
         self._database.check()
@@ -96,6 +98,7 @@ class Follower:
             self.catch_up()
             return catalog.require(self._connection, name)
 
+    @luma_errors
     def names(self):
         """Return the names of all collections, sorted."""
         self._database.check()
@@ -105,6 +108,8 @@ class Follower:
 
     def wait_for(self, offset, timeout_secs):
         """Return when `offset` is readable; raise `WaitTimeout` after `timeout_secs`."""
+        if type(offset) is not int or offset < 0:
+            raise InvalidArgument(f"offset is {offset!r}: expected an int of at least 0")
         if self.catch_up().offset < offset and not self.wait_beyond(offset - 1, timeout_secs):
             raise WaitTimeout(
                 f"offset {offset} was not reached within {timeout_secs} s: "
@@ -150,6 +155,8 @@ class Follower:
         self._stopped = True
         self._wake.set()
         self._thread.join()
+        with self._lock:
+            self._views.clear()  # mapped arrays go, even while someone keeps the Lab object
         with self._moved:
             self._moved.notify_all()
 
@@ -207,6 +214,7 @@ class Follower:
         finally:
             connection.execute("COMMIT")
 
+    @luma_errors
     def _reload(self, connection=None, head=None):
         connection = connection or self._connection
         self._views.clear()
@@ -239,11 +247,10 @@ class Follower:
         connection.execute("BEGIN")
         try:
             row = catalog.require(connection, name)
-            matrix = self._matrices.of(row.uid, row.generation, row.dim)
+            matrix = self._matrices.checked(connection, row)
             view = View(connection, row, matrix, event_log.read_head(connection).offset)
         finally:
             connection.execute("COMMIT")
-        view.verify()
         if row.index_name is not None:
             view.use_index(self._load_index(row), row.index_name, row.index_rows)
         return view

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import traceback
 import uuid
 from functools import partial
 
@@ -166,6 +167,8 @@ class Jobs:
             if not isinstance(error, LumaError):
                 log.exception("job %s (%s) failed", job.id, job.kind)
             job.error, state = error, "failed"
+        if job.error is not None:  # a kept job must not keep the arrays its work had in hand
+            traceback.clear_frames(job.error.__traceback__)
         job.finished_at_ms = self._clock.now_ms()
         job.state = state
         self._tell(job, "job_finished")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import os
 import re
 import shutil
 import tempfile
@@ -27,7 +28,7 @@ from luma_lab.engine.writer import Writer
 from luma_lab.errors import AlreadyExists, InvalidArgument, UnknownName
 from luma_lab.files import DISK
 from luma_lab.store import catalog
-from luma_lab.store.database import Database
+from luma_lab.store.database import Database, luma_errors
 from luma_lab.types import METRICS, WriteResult
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
@@ -88,7 +89,7 @@ class Lab:
             self._stop()
             raise
         self._finalizer = (
-            weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
+            weakref.finalize(self, _remove_temporary, self._temporary, os.getpid())
             if self._temporary
             else None
         )
@@ -145,6 +146,7 @@ class Lab:
         self._parts.writer.run(operation)
         return Collection(name, self._parts)
 
+    @luma_errors
     def collection(self, name):
         """Return a collection by name; raise `CollectionNotFound`."""
         catalog.require(self._parts.database.reader(), name)
@@ -197,14 +199,17 @@ class Lab:
 
     def on_commit(self, callback):
         """Call ``callback()`` after new events became readable; return what ends it."""
+        self._parts.database.check()
         return self._parts.follower.on_commit(callback)
 
     def job(self, id):
         """Return a `Job` of this process by id; raise `JobNotFound`."""
+        self._parts.database.check()
         return self._parts.jobs.get(id)
 
     def jobs(self, state=None):
         """Return the jobs of this process, or those in a state."""
+        self._parts.database.check()
         return self._parts.jobs.list(state)
 
     def verify(self):
@@ -226,12 +231,12 @@ class Lab:
         self.close()
 
     def __repr__(self):
-        if self._closed:
+        if self._closed or self._parts.database.forked:
             return f"Lab({str(self.path)!r}, closed)"
         return f"Lab({str(self.path)!r}, collections={len(self.collections())}, head={self.head})"
 
     def _repr_html_(self):
-        if self._closed:
+        if self._closed or self._parts.database.forked:
             return html.escape(repr(self))
         rows = "".join(
             f"<tr><td>{html.escape(i.name)}</td><td>{i.live_count}</td><td>{i.dim}</td>"
@@ -255,6 +260,11 @@ class Lab:
         parts.database.close()
         if self._temporary and not forked:
             shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def _remove_temporary(path, pid):
+    if os.getpid() == pid:  # the end of a forked child is not the end of the lab
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_name(name):

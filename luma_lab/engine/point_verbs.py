@@ -2,16 +2,16 @@
 
 from functools import partial
 
-import numpy as np
-
 from luma_lab import codec
 from luma_lab.engine import points
 from luma_lab.engine.points import KEEP
-from luma_lab.errors import InvalidArgument, LumaError
+from luma_lab.errors import InvalidArgument, LumaError, UnknownName
 from luma_lab.store import catalog, mappings
+from luma_lab.store.database import luma_errors
 from luma_lab.types import Point
 
 SCROLL_LIMIT = 100
+VERBS = ("upsert", "add", "update", "delete")
 
 
 class PointVerbs:
@@ -96,6 +96,8 @@ class PointVerbs:
         -------
         list of WriteResult or LumaError
         """
+        if verb not in VERBS:
+            raise UnknownName("verb", verb, VERBS)
         row = self._row()
         batches = []
         for id, vector, meta in items:
@@ -112,13 +114,16 @@ class PointVerbs:
         """Return the `Point` called `id`, or None."""
         return self.get_many([id])[0]
 
+    @luma_errors
     def get_many(self, ids):
         """Return a list with the `Point` or None of each id, in order."""
         ids = _id_list(ids)
         with self._reading() as (connection, row):
             found = [mappings.read_point(connection, row.uid, id) for id in ids]
-            return [None if p is None else self._point(row, p) for p in found]
+            matrix = self._matrices.checked(connection, row)
+            return [None if p is None else _point(matrix, p) for p in found]
 
+    @luma_errors
     def scroll(self, after=None, limit=SCROLL_LIMIT):
         """Return (points, next): a page in byte order of id, and the `after` of the next page.
 
@@ -139,9 +144,11 @@ class PointVerbs:
         after = "" if after is None else points.check_id(after)
         with self._reading() as (connection, row):
             found = mappings.scan_points(connection, row.uid, after, limit + 1)
-            page = [self._point(row, p) for p in found[:limit]]
+            matrix = self._matrices.checked(connection, row)
+            page = [_point(matrix, p) for p in found[:limit]]
         return page, page[-1].id if len(found) > limit else None
 
+    @luma_errors
     def __contains__(self, id):
         row = self._row()
         return mappings.find_row(self._connection(), row.uid, points.check_id(id)) is not None
@@ -160,15 +167,12 @@ class PointVerbs:
             keep_vectors=verb == "update",
         )
 
+    @luma_errors
     def _row(self):
         return catalog.require(self._connection(), self.name)
 
     def _reading(self):
         return _Reading(self._connection(), self.name)
-
-    def _point(self, row, found):
-        vector = self._matrices.of(row.uid, row.generation, row.dim).read(found.row)
-        return Point(found.id, vector, codec.decode(found.meta))
 
 
 class _Reading:
@@ -192,7 +196,9 @@ class _Reading:
             self._connection.execute("COMMIT")
 
 
+def _point(matrix, found):
+    return Point(found.id, matrix.read(found.row), codec.decode(found.meta))
+
+
 def _id_list(ids):
-    if isinstance(ids, (str, int, np.integer)):
-        ids = [ids]
-    return [points.check_id(id) for id in ids]
+    return [points.check_id(id) for id in points.id_list(ids)]

@@ -57,6 +57,23 @@ def check_id(id, where=""):
     return id
 
 
+def is_single(ids):
+    """Return whether `ids` is one id and not a sequence of them."""
+    return isinstance(ids, (str, bytes, int, np.integer))
+
+
+def id_list(ids):
+    """Return one id or many as a list, not yet checked."""
+    if is_single(ids):
+        return [ids]
+    try:
+        return list(ids)
+    except TypeError:
+        raise InvalidArgument(
+            f"ids is a {type(ids).__name__}: expected a str, an int or a sequence of them"
+        ) from None
+
+
 def check_batch(ids, vectors, metas, *, dim, collection, keep_vectors=False):
     """Check the arguments of a write and return them as a `Batch`.
 
@@ -67,8 +84,8 @@ def check_batch(ids, vectors, metas, *, dim, collection, keep_vectors=False):
     vectors : array of shape (n, dim), or (dim,) for one id; None keeps what is stored
     metas : JSON values, one per id; None means null for each, `KEEP` keeps what is stored
     """
-    single = isinstance(ids, (str, int, np.integer))
-    ids = [ids] if single else list(ids)
+    single = is_single(ids)
+    ids = id_list(ids)
     if not ids:
         raise InvalidArgument("the batch is empty: expected at least one id")
     checked, seen = [], {}
@@ -100,9 +117,11 @@ def check_vectors(vectors, count, dim, collection, single=False):
     """
     try:
         array = np.asarray(vectors)
-        if array.dtype.kind not in "fiu":
+        if array.dtype.kind == "O":
             array = np.asarray(vectors, dtype=np.float64)
-    except (TypeError, ValueError):
+        if array.dtype.kind not in "fiub":  # text and dates would be turned into numbers
+            raise TypeError
+    except (TypeError, ValueError, OverflowError):
         raise InvalidArgument(
             f"vectors are not a rectangular array of numbers: expected shape ({count}, {dim})"
         ) from None

@@ -12,6 +12,7 @@ import zict
 from luma_lab import codec
 from luma_lab.errors import InvalidArgument, LumaError, RevisionConflict
 from luma_lab.store import mappings
+from luma_lab.store.database import luma_errors
 from luma_lab.store.mappings import StateRow
 from luma_lab.types import StateItem, WriteResult
 
@@ -97,6 +98,9 @@ class State(MutableMapping):
         puts = []
         for index, fields in enumerate(operations):
             try:
+                for name in ("key", "value"):
+                    if name not in fields:
+                        raise InvalidArgument(f"operation at position {index} has no {name!r}")
                 puts.append(
                     _checked_put(
                         fields["key"],
@@ -112,6 +116,7 @@ class State(MutableMapping):
                 puts.append(error)
         return self._apply(partial(_run_each, operations=puts, atomic=atomic))
 
+    @luma_errors
     def item(self, key):
         """Return the `StateItem` of `key`, or None when it is missing or expired."""
         check_key(key)
@@ -125,6 +130,7 @@ class State(MutableMapping):
         item = self.item(key)
         return default if item is None else item.value
 
+    @luma_errors
     def scan(self, prefix="", *, after=None, limit=100):
         """Return up to `limit` `StateItem`s whose keys start with `prefix`, in byte order.
 
@@ -166,6 +172,7 @@ class State(MutableMapping):
         if not self.delete(key).count:
             raise KeyError(key)
 
+    @luma_errors
     def __contains__(self, key):
         check_key(key)
         head = mappings.read_state_head(self._connection(), key)
@@ -180,6 +187,7 @@ class State(MutableMapping):
                 return
             after = page[-1].key
 
+    @luma_errors
     def __len__(self):
         return mappings.count_state(self._connection(), self._clock.now_ms())
 

@@ -7,7 +7,7 @@ import apsw
 from luma_lab.engine.events import Publisher
 from luma_lab.engine.point_verbs import PointVerbs
 from luma_lab.engine.state import State
-from luma_lab.errors import InvalidArgument, StorageError, TransactionTimeout
+from luma_lab.errors import InvalidArgument, LumaError, StorageError, TransactionTimeout
 from luma_lab.store import catalog
 from luma_lab.store.database import as_luma_error
 
@@ -51,6 +51,8 @@ class Transaction:
         return PointVerbs(name, self._apply, self._connection, self._parts.matrices)
 
     def __enter__(self):
+        if self.first_offset is not None:
+            raise InvalidArgument("a transaction is entered once: open another")
         try:
             self._unit = self._parts.writer.begin(self._timeout_ms / 1000)
         except apsw.Error as error:
@@ -72,9 +74,19 @@ class Transaction:
                 if kind is None:
                     self._check()
                 return
-            unit, self._unit = self._unit, None
-            if kind is not None:
-                self._parts.writer.abandon()
+            unit, failure = self._unit, None
+            try:
+                if kind is None:
+                    self._check()
+            except LumaError as caught:
+                failure = caught
+            self._unit = None
+            if kind is not None or failure is not None:
+                database = self._parts.database
+                if not (database.closed or database.forked):
+                    self._parts.writer.abandon()
+                if failure is not None:
+                    raise failure
                 return
             self.offset = unit.head.offset
             self.first_offset = min(self.first_offset, self.offset)
@@ -93,6 +105,7 @@ class Transaction:
         return self._parts.writer.connection
 
     def _check(self):
+        self._parts.database.check()
         if self._expired:
             raise TransactionTimeout(
                 f"the transaction was open longer than {self._timeout_ms} ms and was rolled "
@@ -105,6 +118,6 @@ class Transaction:
 
     def _expire(self):
         with self._guard:
-            if self._unit is not None:
+            if self._unit is not None and not self._parts.database.closed:
                 self._expired, self._unit = True, None
                 self._parts.writer.abandon()

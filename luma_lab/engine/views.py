@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from luma_lab.errors import CorruptStore, LumaError
+from luma_lab.errors import CorruptStore, LumaError, StoreClosed
 from luma_lab.files import DISK
 from luma_lab.store import catalog, mappings
 from luma_lab.store.matrix import Matrix, damaged_blocks
@@ -26,7 +26,9 @@ class Matrices:
         self.path = path
         self.disk = disk
         self._open = {}
+        self._closed = False
         self._lock = threading.Lock()
+        self._check_lock = threading.Lock()
 
     def directory(self, uid):
         """Return ``collections/<uid>``."""
@@ -37,9 +39,46 @@ class Matrices:
         key = (uid, generation, dim)
         with self._lock:
             if key not in self._open:
+                if self._closed:
+                    raise StoreClosed(f"the lab at {self.path} is closed: open it again")
                 file = self.directory(uid) / f"vectors-{generation}.f32"
                 self._open[key] = Matrix(file, dim, self.disk)
             return self._open[key]
+
+    def checked(self, connection, row):
+        """Return the `Matrix` of a catalog row, for reading.
+
+        On first use the rows are compared with their checksums, large files in the background.
+
+        Parameters
+        ----------
+        connection : apsw.Connection
+            Inside the transaction that read `row`.
+
+        Raises
+        ------
+        CorruptStore
+            The rows are damaged or gone.
+        """
+        matrix = self.of(row.uid, row.generation, row.dim)
+        if not matrix.checked:
+            self._check(connection, row, matrix)
+        if matrix.damage is not None:
+            raise CorruptStore(matrix.damage)
+        return matrix
+
+    def _check(self, connection, row, matrix):
+        with self._check_lock:
+            if matrix.checked:
+                return
+            blocks = catalog.read_blocks(connection, row.uid, row.generation)
+            if row.rows * row.dim * 4 <= VERIFY_FIRST_BYTES:
+                _compare(matrix, row, blocks)
+            else:
+                threading.Thread(
+                    target=_compare, args=(matrix, row, blocks), name="luma-verify", daemon=True
+                ).start()
+            matrix.checked = True
 
     def forget(self, uid):
         """Close the files of a dropped collection."""
@@ -50,6 +89,7 @@ class Matrices:
     def close(self):
         """Close every file."""
         with self._lock:
+            self._closed = True
             for matrix in self._open.values():
                 matrix.close()
             self._open.clear()
@@ -84,7 +124,6 @@ class View:
         self.matrix = matrix
         self.applied = applied
         self.rows = row.rows
-        self.damage = None
         self.index = None
         self.index_name = None
         self.indexed_rows = 0
@@ -94,7 +133,6 @@ class View:
         self._live[alive] = True
         self.live_count = len(alive)
         self._held = False
-        self._blocks = catalog.read_blocks(connection, row.uid, row.generation)
 
     def apply(self, offset, change):
         """Absorb a `PointChange` with a log offset after `applied`."""
@@ -123,8 +161,8 @@ class View:
 
     def snapshot(self):
         """Return the present state; raise `CorruptStore` when the rows are known damaged."""
-        if self.damage is not None:
-            raise CorruptStore(self.damage)
+        if self.matrix.damage is not None:
+            raise CorruptStore(self.matrix.damage)
         self._held = True
         dead = self.rows - self.live_count
         return Snapshot(
@@ -140,24 +178,17 @@ class View:
             self.applied,
         )
 
-    def verify(self):
-        """Compare the rows with their checksums; large matrices in the background."""
-        if self.row.rows * self.row.dim * 4 <= VERIFY_FIRST_BYTES:
-            self._verify()
-        else:
-            threading.Thread(target=self._verify, name="luma-verify", daemon=True).start()
 
-    def _verify(self):
-        try:
-            damaged = damaged_blocks(self.matrix.rows(self.row.rows), self._blocks)
-            if damaged:
-                self.damage = (
-                    f"collection {self.row.name!r}: block {damaged[0]} of {self.matrix.path.name} "
-                    "does not match its checksum; its vectors are not served. "
-                    "Drop the collection and load it again, or restore a backup"
-                )
-        except LumaError as error:
-            self.damage = str(error)
-        if self.damage:
-            log.error("%s", self.damage)
-        self._blocks = None
+def _compare(matrix, row, blocks):
+    try:
+        damaged = damaged_blocks(matrix.rows(row.rows), blocks)
+        if damaged:
+            matrix.damage = (
+                f"collection {row.name!r}: block {damaged[0]} of {matrix.path.name} "
+                "does not match its checksum; its vectors are not served. "
+                "Drop the collection and load it again, or restore a backup"
+            )
+    except LumaError as error:
+        matrix.damage = f"collection {row.name!r}: {error}"
+    if matrix.damage:
+        log.error("%s", matrix.damage)

@@ -103,6 +103,7 @@ class Writer:
         self.connection = database.connect(writes=True)
         self._lock = threading.Lock()
         self._door = threading.Lock()
+        self._ending = threading.Lock()
         self._closed = False
         self._session_thread = None
         self._queue = queue.SimpleQueue()
@@ -149,6 +150,8 @@ class Writer:
             return None
         try:
             self._database.check()
+            if self._closed:
+                raise StoreClosed("the lab is closed: open it again")
             unit = self._open_unit()
         except BaseException:
             self._rollback()
@@ -168,17 +171,27 @@ class Writer:
         self.committed()
 
     def abandon(self):
-        """Roll back what is open and free the writer."""
-        self._rollback()
-        self._session_thread = None
-        self._lock.release()
+        """Roll back what is open and free the writer; nothing when that was done."""
+        with self._ending:
+            if self._session_thread is not None:
+                self._rollback()
+                self._session_thread = None
+                self._lock.release()
 
     def close(self):
-        """Finish what is queued, then stop the thread."""
+        """Finish what is queued, then stop the thread.
+
+        A transaction of another thread ends first; one of this thread is rolled back, for
+        waiting would never end.
+        """
         with self._door:
             self._closed = True
             self._queue.put((_STOP, None))
+        if self._session_thread == threading.get_ident():
+            self.abandon()
         self._thread.join()
+        with self._lock:
+            pass
 
     def _loop(self):
         stopping = False
@@ -193,10 +206,14 @@ class Writer:
             group = [item for item in group if item[0] is not _STOP]
             if group:
                 with self._lock:
+                    # A cancelled future can't be answered: its operation is left out.
+                    group = [item for item in group if item[1].set_running_or_notify_cancel()]
                     self._commit_group(group)
                 self.committed()
 
     def _commit_group(self, group):
+        if not group:
+            return
         try:
             answers = self._attempt(group)
         except Exception as error:

@@ -1,6 +1,7 @@
 """The one SQLite file of a lab: how it is created, recognised, migrated and connected to."""
 
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -17,6 +18,12 @@ FILE_NAME = "luma.db"
 APPLICATION_ID = 0x4C756D61  # "Luma"
 FORMAT_VERSION = 1
 BUSY_LIMIT_SECS = 60.0
+CLOSING_ERRORS = (
+    apsw.ConnectionClosedError,
+    apsw.CursorClosedError,
+    apsw.ThreadingViolationError,
+)
+CLOSE_LIMIT_SECS = 10.0
 HARMLESS_ENTRIES = {"lost+found"}
 log = logging.getLogger(__name__)
 
@@ -146,6 +153,7 @@ class Database:
 
     def connect(self, *, writes=False):
         """Return a new apsw connection; without `writes` it refuses to change anything."""
+        self.check()
         connection = apsw.Connection(
             str(self.file),
             flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
@@ -177,7 +185,7 @@ class Database:
         if self.forked:
             return
         for connection in list(self._connections):
-            connection.close()
+            _close(connection)
 
     def _prepare_directory(self):
         path = self.path
@@ -214,9 +222,13 @@ class Database:
         )
         connection.set_busy_handler(_patience())
         try:
+            # One read transaction: another process may be creating the lab at this moment.
+            connection.execute("BEGIN")
             application = connection.pragma("application_id")
             version = connection.pragma("user_version")
-            if application == 0 and version == 0 and not self._has_tables(connection):
+            empty = application == 0 and version == 0 and not self._has_tables(connection)
+            connection.execute("COMMIT")
+            if empty:
                 self._create(connection)
                 version = FORMAT_VERSION
             elif application != APPLICATION_ID:
@@ -285,7 +297,8 @@ def as_luma_error(error, file=FILE_NAME):
         return StoreFull(f"no space left for {file}: free some and try again; nothing was kept")
     if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
         return CorruptStore(f"{file} is damaged ({error}): run luma verify, restore a backup")
-    if isinstance(error, apsw.ConnectionClosedError):
+    # No connection is shared by threads, so only close() can be the other thread.
+    if isinstance(error, CLOSING_ERRORS):
         return StoreClosed(f"the lab of {file} is closed: open it again")
     if isinstance(error, apsw.BusyError):
         return StorageError(f"{file} stayed locked for {BUSY_LIMIT_SECS:.0f} s by another process")
@@ -299,6 +312,33 @@ def sqlite_errors(file=FILE_NAME):
         yield
     except apsw.Error as error:
         raise as_luma_error(error, file) from error
+
+
+def luma_errors(method):
+    """Decorate a reading method: apsw errors leave it as the house's own."""
+
+    @functools.wraps(method)
+    def guarded(*args, **kwargs):
+        try:
+            return method(*args, **kwargs)
+        except apsw.Error as error:
+            raise as_luma_error(error) from error
+
+    return guarded
+
+
+def _close(connection):
+    """Close a connection between two calls of the thread that reads with it."""
+    deadline = time.monotonic() + CLOSE_LIMIT_SECS
+    while True:
+        try:
+            connection.close()
+            return
+        except (apsw.ThreadingViolationError, apsw.BusyError):
+            if time.monotonic() > deadline:
+                log.warning("a connection stays open: another thread has been reading for long")
+                return
+            time.sleep(0.001)
 
 
 def _patience():

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 
-from luma_lab.errors import CorruptStore
+from luma_lab.errors import CorruptStore, StoreClosed
 from luma_lab.files import DISK
 
 BLOCK_ROWS = 1024
@@ -27,14 +27,24 @@ class Matrix:
     path : path
         ``collections/<uid>/vectors-<generation>.f32``.
     dim : int
+
+    Attributes
+    ----------
+    checked : bool
+        Whether this process has compared the rows with their checksums.
+    damage : str or None
+        What that found, in words.
     """
 
     def __init__(self, path, dim, disk=DISK):
         self.path = path
         self.dim = dim
+        self.checked = False
+        self.damage = None
         self._disk = disk
         self._row_bytes = dim * 4
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._closed = False
         self._descriptor = None
         self._map = None
 
@@ -54,7 +64,8 @@ class Matrix:
 
     def read(self, row):
         """Return a copy of one row, committed or not."""
-        data = os.pread(self._open(create=False), self._row_bytes, row * self._row_bytes)
+        with self._lock:  # a descriptor closed meanwhile could by now be another file's
+            data = os.pread(self._open(create=False), self._row_bytes, row * self._row_bytes)
         if len(data) != self._row_bytes:
             raise CorruptStore(f"{self.path}: row {row} lies beyond the end of the file")
         return np.frombuffer(data, dtype=np.float32)
@@ -65,6 +76,7 @@ class Matrix:
             return np.empty((0, self.dim), np.float32)
         with self._lock:
             if self._map is None or len(self._map) < count:
+                self._refuse_closed()
                 try:
                     room = os.stat(self.path).st_size // self._row_bytes
                 except OSError as error:
@@ -77,13 +89,21 @@ class Matrix:
     def close(self):
         """Give back the file descriptor; mappings live on while arrays use them."""
         with self._lock:
+            self._closed = True
             if self._descriptor is not None:
                 self._disk.close(self._descriptor)
             self._descriptor = self._map = None
 
+    def _refuse_closed(self):
+        if self._closed:
+            raise StoreClosed(
+                f"{self.path} is closed, with its lab or because its collection was dropped"
+            )
+
     def _open(self, create):
         if self._descriptor is None:
             with self._lock:
+                self._refuse_closed()
                 if self._descriptor is None:
                     if create and not self.path.parent.is_dir():
                         self.path.parent.mkdir(parents=True, exist_ok=True)
