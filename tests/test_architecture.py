@@ -100,7 +100,9 @@ def test_import_stays_light():
         "print([m for m in ('numba','panel','bokeh','pandas','faiss','tornado','sklearn','pydantic')"
         " if m in sys.modules])"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.strip() == "[]"
 
 
@@ -123,7 +125,9 @@ def test_every_error_is_in_the_family_and_pickles():
         assert issubclass(kind, errors.LumaError), name
         assert kind.code and kind.__doc__
         own = next((k.__init__ for k in kind.__mro__ if "__init__" in vars(k)), None)
-        takes = inspect.signature(own).parameters if inspect.isfunction(own) else {"self": 0, "m": 0}
+        takes = (
+            inspect.signature(own).parameters if inspect.isfunction(own) else {"self": 0, "m": 0}
+        )
         values = [["known"] if name == "known" else 1 for name in list(takes)[1:]]
         error = kind(*values)
         again = pickle.loads(pickle.dumps(error))

@@ -187,7 +187,7 @@ def test_a_kill_during_a_build_leaves_the_old_index_or_the_new_one(path, clock):
         docs = lab.create_collection("docs", 6, "l2")
         docs.upsert([f"p{i}" for i in range(600)], vectors)
         exact = docs.search_many(vectors[:5], k=9)
-    for _ in range(5):
+    for _ in range(4):
         with child(BUILDER, path) as builder:
             assert builder.stdout.readline() == "building\n"
             time.sleep(chance.random() * 0.4)
@@ -232,7 +232,7 @@ def test_a_kill_while_collections_come_and_go_leaves_each_whole_or_gone(path):
     with Lab(path) as lab:
         lab.create_collection("kept", 3).upsert("a", [1, 2, 3])
     n = 0
-    for _ in range(6):
+    for _ in range(4):
         with child(TURNER, path, n) as turner:
             heard = turner.stdout.readline()
             time.sleep(chance.random() * 0.15)

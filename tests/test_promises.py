@@ -251,9 +251,7 @@ def test_promise_9_bad_input_names_what_was_wrong_and_expected_and_changes_nothi
     assert [c.name for c in lab.collections()] == ["docs"]
 
 
-def test_promise_10_an_older_lab_opens_after_a_backup_and_a_newer_one_is_refused(
-    path, monkeypatch
-):
+def test_promise_10_an_older_lab_opens_after_a_backup_and_a_newer_one_is_refused(path, monkeypatch):
     with Lab(path) as lab:
         lab.create_collection("docs", 2).upsert("a", [1, 2])
         lab.state["k"] = 1

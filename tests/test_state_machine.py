@@ -330,7 +330,7 @@ class Aborted(Exception):
 
 TestLab = LabMachine.TestCase
 TestLab.settings = settings(
-    max_examples=25,
+    max_examples=20,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

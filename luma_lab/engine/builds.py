@@ -185,7 +185,8 @@ def load(parts, row):
         key = (row.uid, row.index_name)
         if key not in parts.rebuilding:
             parts.rebuilding.add(key)
-            work = partial(_build, parts, row.name, {**DEFAULTS, **row.params}, 0)
+            params = {**DEFAULTS, **row.params}
+            work = partial(_build, parts, row.name, params, 0, replaces=row.index_name)
             parts.jobs.start(
                 "index_build", work, collection=row.name, params={"kind": "vamana", **row.params}
             )
@@ -207,7 +208,7 @@ def _make_flat(parts, name):
     return {"kind": "flat"}
 
 
-def _build(parts, name, params, threads, job):
+def _build(parts, name, params, threads, job, *, replaces=None):
     owner = f"{parts.owner}:{job.id}"
     row = parts.follower.row(name)
     lease = f"build:{row.uid}"
@@ -228,6 +229,7 @@ def _build(parts, name, params, threads, job):
             offset=snapshot.offset,
             params=params,
             fingerprint=index.fingerprint,
+            replaces=replaces,
         )
         try:
             index.save(path)
@@ -256,10 +258,14 @@ def _build(parts, name, params, threads, job):
         parts.writer.run(lambda unit: leases.release(unit.connection, lease, owner))
 
 
-def _commit_index(unit, uid, generation, name, index_name, rows, offset, params, fingerprint):
+def _commit_index(
+    unit, uid, generation, name, index_name, rows, offset, params, fingerprint, replaces
+):
     row = catalog.find(unit.connection, name)
     if row is None or (row.uid, row.generation) != (uid, generation):
         raise Conflict(f"collection {name!r} was dropped or compacted while its index was built")
+    if replaces is not None and row.index_name != replaces:
+        raise Conflict(f"index {replaces} of {name!r} was dropped or replaced by someone else")
     catalog.set_index(unit.connection, uid, index_name, rows, offset, unit.now_ms)
     catalog.set_params(unit.connection, uid, params)
     shown = {

@@ -259,7 +259,7 @@ class Collection(PointVerbs):
             point = mappings.read_point_at(connection, uid, row)
             if point is None:
                 continue
-            score = 1.0 - distance if cosine else -distance
+            score = (1.0 if cosine else 0.0) - distance
             vector = snapshot.vectors[row].copy() if include_vector else None
             hits.append(Hit(point.id, score, codec.decode(point.meta), vector))
         hits.sort(key=lambda hit: (-hit.score, hit.id))

@@ -20,6 +20,7 @@ from luma_lab.store.matrix import extend_checksums
 from luma_lab.types import WriteResult
 
 MAX_ID_BYTES = 512
+LARGEST_SQUARE = 8e37  # what the indexes take, see luma_lab.index.protocol
 KEEP = object()  # "leave the meta as it is", which None, a legal meta, can't say
 EVENT_TYPES = {"add": "vector_added", "upsert": "vector_upserted", "update": "vector_updated"}
 
@@ -54,7 +55,7 @@ def check_id(id, where=""):
             if size
             else f"id{where} is empty: expected at least one character"
         )
-    return id
+    return str.__str__(id)  # numpy.str_ and the like become plain str
 
 
 def is_single(ids):
@@ -142,6 +143,14 @@ def check_vectors(vectors, count, dim, collection, single=False):
         bad = array[row][~np.isfinite(array[row])][0]
         where = "vector" if single else f"vector at position {row}"
         raise InvalidArgument(f"{where} holds {bad}: expected finite float32 numbers")
+    squares = np.einsum("ij,ij->i", array, array, dtype=np.float64)
+    if squares.max(initial=0.0) > LARGEST_SQUARE:
+        row = int(squares.argmax())
+        where = "vector" if single else f"vector at position {row}"
+        raise InvalidArgument(
+            f"{where} has squared length {squares[row]:.3g}: expected at most "
+            f"{LARGEST_SQUARE:.0e}, so that distances fit float32"
+        )
     return array
 
 

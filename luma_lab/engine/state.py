@@ -235,7 +235,7 @@ def put_entry(unit, key, value, ttl_ms, if_revision):
     expires = None if ttl_ms is None else unit.now_ms + ttl_ms
     mappings.write_state(unit.connection, StateRow(key, revision, expires, value))
     data = b'{"key":%b,"revision":%d,"value":%b,"expires_at_ms":%b}' % (
-        codec.encode(key),
+        codec.encode(str.__str__(key)),  # numpy.str_ is a str too
         revision,
         value,
         b"null" if expires is None else b"%d" % expires,
@@ -301,7 +301,7 @@ def _check_and_set(unit, key, if_revision):
 
 
 def _append_deleted(unit, key, reason):
-    data = b'{"key":%b,"reason":"%b"}' % (codec.encode(key), reason.encode())
+    data = b'{"key":%b,"reason":"%b"}' % (codec.encode(str.__str__(key)), reason.encode())
     return unit.append("state_deleted", key=key, data=data)
 
 

@@ -115,6 +115,7 @@ class JsonErrors:
     """Mixed into Bokeh's handlers, whose errors would be HTML."""
 
     def write_error(self, status_code, **_):
+        """Send the error as the REST routes do."""
         self.set_header("Content-Type", "application/json")
         code = CODES.get(status_code, "internal" if status_code >= 500 else "invalid_argument")
         message = f"{self.request.path}: {responses.get(status_code, 'unknown')}"

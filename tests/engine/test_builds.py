@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from luma_lab.errors import (
     WaitTimeout,
 )
 from luma_lab.index import VamanaIndex
+from luma_lab.store import leases
 
 SMALL = {"max_degree": 8, "build_list_size": 16}
 
@@ -77,7 +79,12 @@ def test_a_build_gives_a_job_a_status_and_an_event(lab, docs):
     assert (before["kind"], before["available"], before["indexed_points"]) == ("flat", False, 0)
     job = docs.build_index("vamana", **SMALL)
     result = job.result(120)
-    assert (job.state, job.progress, job.kind, job.collection) == ("done", 1.0, "index_build", "docs")
+    assert (job.state, job.progress, job.kind, job.collection) == (
+        "done",
+        1.0,
+        "index_build",
+        "docs",
+    )
     assert lab.job(job.id) is job
     assert lab.jobs() == lab.jobs("done") == [job]
     status = docs.index_status()
@@ -218,6 +225,59 @@ def test_a_build_of_another_process_is_respected_while_its_heart_beats(path, gat
         job.result(120)
         assert two.collection("docs").index_status()["kind"] == "vamana"
         assert len(folders(one)) == 1
+
+
+def test_a_long_build_keeps_its_lease_and_one_whose_heart_stopped_loses_it(
+    path, clock, gate, monkeypatch
+):
+    monkeypatch.setattr(leases, "HEARTBEAT_SECS", 0.0)
+    with Lab(path, clock=clock) as one, Lab(path, clock=clock) as two:
+        docs = fill(one)
+        job = docs.build_index("vamana", **SMALL)
+        assert gate.reached.wait(60)
+        reader = one._parts.database.reader()
+
+        def expiry():
+            return reader.execute("SELECT expires_at_ms FROM luma_leases").get
+
+        for _ in range(3):
+            before = expiry()
+            clock.advance(8000)
+            while expiry() == before:
+                time.sleep(0.01)
+        with pytest.raises(LeaseHeld):
+            two.collection("docs").build_index("vamana").result(60)
+        one._upkeep.close()  # its heart stops
+        clock.advance(leases.LEASE_MS + 1)
+        taken = two.collection("docs").build_index("vamana", **SMALL)
+        gate.open.set()
+        assert taken.result(120)
+        assert job.result(120)
+        settled(docs)
+        assert one.collection("docs").index_status()["available"]
+        assert two.verify().ok
+        assert len(folders(one)) == 1
+
+
+def test_a_lost_index_that_was_dropped_meanwhile_is_not_brought_back(path, gate):
+    with Lab(path) as lab:
+        docs = fill(lab)
+        gate.open.set()
+        docs.build_index("vamana", **SMALL).result(120)
+        gate.open.clear()
+        gate.reached.clear()
+    hurt(path, "deleted")
+    with Lab(path) as lab:
+        docs = lab.collection("docs")
+        docs.search(vectors(1)[0])
+        assert gate.reached.wait(60)  # the rebuild is under way
+        docs.drop_index()
+        gate.open.set()
+        [job] = lab.jobs()
+        with pytest.raises(Conflict, match="dropped or replaced"):
+            job.result(60)
+        assert docs.index_status()["kind"] == "flat"
+        assert folders(lab) == []
 
 
 def test_a_collection_dropped_during_its_build_fails_the_job_and_leaves_nothing(lab, docs, gate):

@@ -277,7 +277,9 @@ def test_put_each_for_itself_keeps_the_good_and_explains_the_bad(lab):
     assert dict(lab.state) == {"a": 4, "c": 5, "taken": 1}
 
 
-@pytest.mark.parametrize("bad", [{"key": "", "value": 1}, {"key": "x", "value": 1, "if_revision": 9}])
+@pytest.mark.parametrize(
+    "bad", [{"key": "", "value": 1}, {"key": "x", "value": 1, "if_revision": 9}]
+)
 def test_put_each_atomic_is_all_or_nothing_and_names_the_position(lab, bad):
     lab.state["x"] = 0
     head = lab.head

@@ -29,7 +29,7 @@ def fresh():
     return connection
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(KEYS.filter(bool), st.none() | st.integers(1, 20), max_size=12),
     KEYS,

@@ -79,9 +79,7 @@ def test_checksums_do_not_depend_on_how_rows_were_split_into_writes(sizes, seed)
     rows = numbers(sum(sizes), seed, dim=2)
     blocks, start = {}, 0
     for size in sizes:
-        for block, count, crc in extend_checksums(
-            blocks.get, start, rows[start : start + size]
-        ):
+        for block, count, crc in extend_checksums(blocks.get, start, rows[start : start + size]):
             blocks[block] = (count, crc)
         start += size
     at_once = extend_checksums(lambda block: None, 0, rows)
