@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 METRICS = ("cosine", "dot", "l2")
+LARGEST_SQUARE = 8e37  # of a vector's length: beyond it a distance would not fit float32
 
 
 class Neighbors(NamedTuple):

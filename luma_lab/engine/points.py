@@ -17,10 +17,9 @@ from luma_lab.store import catalog, mappings
 from luma_lab.store.log import PointChange, point_change_encoder
 from luma_lab.store.mappings import PointRow
 from luma_lab.store.matrix import extend_checksums
-from luma_lab.types import WriteResult
+from luma_lab.types import LARGEST_SQUARE, WriteResult
 
 MAX_ID_BYTES = 512
-LARGEST_SQUARE = 8e37  # what the indexes take, see luma_lab.index.protocol
 KEEP = object()  # "leave the meta as it is", which None, a legal meta, can't say
 EVENT_TYPES = {"add": "vector_added", "upsert": "vector_upserted", "update": "vector_updated"}
 

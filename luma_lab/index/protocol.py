@@ -11,10 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from luma_lab.errors import DimensionMismatch, InvalidArgument, UnknownName
-from luma_lab.types import METRICS, Neighbors
+from luma_lab.types import LARGEST_SQUARE, METRICS, Neighbors
 
-# Above this squared length, squared distances between two vectors could overflow float32.
-LARGEST_SQUARE = 8e37
 CHECK_ROWS = 4096
 MAX_ROWS = 2**31 - 1
 MAX_DIM = 65536

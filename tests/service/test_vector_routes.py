@@ -83,9 +83,7 @@ def test_points_come_back_exactly_as_sent(docs):
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(
-    hnp.arrays(np.float32, 4, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
-)
+@given(hnp.arrays(np.float32, 4, elements=FLOATS))
 def test_every_float32_survives_the_round_trip(docs, vector):
     body = {"id": "r", "vector": vector.tolist()}
     assert docs.post("/v1/vector/docs/upsert", json=body).status_code == 200
