@@ -95,11 +95,8 @@ def test_files_can_be_read_in_one_sitting():
 
 def test_import_stays_light():
     """Panel, pandas and numba's compiler load where they are needed, not at import."""
-    code = (
-        "import sys, luma_lab; "
-        "print([m for m in ('numba','panel','bokeh','pandas','faiss','tornado','sklearn','pydantic')"
-        " if m in sys.modules])"
-    )
+    heavy = ("numba", "panel", "bokeh", "pandas", "faiss", "tornado", "sklearn", "pydantic")
+    code = f"import sys, luma_lab; print([m for m in {heavy} if m in sys.modules])"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -252,7 +252,7 @@ class Database:
         return bool(connection.execute("SELECT count(*) FROM sqlite_schema").get)
 
     def _create(self, connection):
-        connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        _switch_to_wal(connection)
         connection.execute(f"PRAGMA synchronous={'FULL' if self.durable else 'OFF'}").fetchall()
         with immediate(connection):
             if not self._has_tables(connection):
@@ -325,6 +325,19 @@ def luma_errors(method):
             raise as_luma_error(error) from error
 
     return guarded
+
+
+def _switch_to_wal(connection):
+    """Set the journal mode; of two that do so at once SQLite refuses one without waiting."""
+    deadline = time.monotonic() + BUSY_LIMIT_SECS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            return
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)
 
 
 def _close(connection):

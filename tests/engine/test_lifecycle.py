@@ -188,15 +188,15 @@ def test_a_forked_child_that_ends_does_not_take_the_lab_in_memory_with_it():
 def test_what_is_queued_when_the_lab_closes_is_finished_or_refused_never_left_hanging(path):
     for _ in range(5):
         lab = Lab(path)
-        docs = fill(lab) if "docs" not in [c.name for c in lab.collections()] else None
-        docs = docs or lab.collection("docs")
+        docs = lab.collection("docs") if lab.collections() else fill(lab)
         ends = []
         kept = [0]
 
         def write(lab=lab, ends=ends, kept=kept):
             try:
                 while True:
-                    kept.append(lab.state.put("n", kept[-1] + 1) and kept[-1] + 1)
+                    lab.state.put("n", kept[-1] + 1)
+                    kept.append(kept[-1] + 1)
             except Exception as error:
                 ends.append(error)
 

@@ -111,7 +111,7 @@ def test_a_walk_with_a_list_as_long_as_the_rows_finds_what_brute_force_finds(lab
 
 
 def test_points_written_after_a_build_are_found_by_the_next_search(lab):
-    docs, points, rng = filled(lab, "l2")
+    docs, _points, rng = filled(lab, "l2")
     docs.build_index("vamana").result(120)
     for i in range(20):
         vector = rng.normal(size=7).astype(np.float32) + 50 + i
@@ -182,7 +182,7 @@ def test_equal_scores_come_in_order_of_id(lab):
 
 
 def test_min_score_leaves_out_what_scores_less(lab):
-    docs, points, rng = filled(lab, "cosine")
+    docs, _points, rng = filled(lab, "cosine")
     query = rng.normal(size=7)
     every = docs.search(query, k=50)
     limit = every[20].score
@@ -203,7 +203,7 @@ def test_a_hit_carries_meta_and_on_request_the_vector_as_a_copy(lab):
 
 
 def test_search_many_gives_what_searching_one_by_one_gives(lab):
-    docs, points, rng = filled(lab, "cosine")
+    docs, _points, rng = filled(lab, "cosine")
     docs.build_index("vamana").result(120)
     queries = rng.normal(size=(12, 7)).astype(np.float32)
     one_by_one = [docs.search(query, k=5) for query in queries]
@@ -214,7 +214,7 @@ def test_search_many_gives_what_searching_one_by_one_gives(lab):
 
 
 def test_a_receipt_tells_how_the_answer_was_made(lab):
-    docs, points, rng = filled(lab, "l2")
+    docs, _points, rng = filled(lab, "l2")
     query = rng.normal(size=7)
     assert docs.search(query).receipt is None
     receipt = docs.search(query, k=3, explain=True).receipt
@@ -236,7 +236,7 @@ def test_a_receipt_tells_how_the_answer_was_made(lab):
 
 
 def test_a_longer_search_list_works_at_once_when_it_is_tuned(lab):
-    docs, points, rng = filled(lab, "l2")
+    docs, _points, rng = filled(lab, "l2")
     docs.build_index("vamana", search_list_size=10).result(120)
     query = rng.normal(size=7)
     short = docs.search(query, k=5, explain=True).receipt

@@ -198,6 +198,13 @@ def test_a_refused_operation_that_is_caught_leaves_no_trace_and_the_rest_goes_on
             (lambda: inside.upsert("y", [1, 2, 3]), InvalidArgument),
             (lambda: tx.state.put("k", 1, if_revision=12345), RevisionConflict),
             (lambda: tx.state.put("", 1), InvalidArgument),
+            (
+                lambda: tx.state.put_each(
+                    [{"key": "half", "value": 1}, {"key": "k", "value": 2, "if_revision": 9}],
+                    atomic=True,
+                ),
+                RevisionConflict,
+            ),
             (lambda: tx.events.publish("gap"), InvalidArgument),
             (lambda: tx.collection("nowhere"), CollectionNotFound),
         ]:
@@ -208,6 +215,8 @@ def test_a_refused_operation_that_is_caught_leaves_no_trace_and_the_rest_goes_on
     assert sorted(p.id for p in docs.scroll()[0]) == ["a", "b", "c", "d"]
     assert np.array_equal(docs.get("c").vector, [5, 5])
     assert np.array_equal(docs.get("d").vector, [6, 6])
+    assert dict(lab.state) == {"k": "old"}
+    assert [e.offset for e in lab.events.read()] == list(range(1, head + 3))
     assert lab.verify().ok
 
 

@@ -172,15 +172,8 @@ UNBUILT_FIELDS = [
     ("/v1/vector/x", {"dim": 2, "metric": "l2", "index": "ivf"}, "ivf"),
     ("/v1/vector/x", {"dim": 2, "metric": "l2", "index": "diskann"}, "diskann"),
 ]
-BROKEN = [
-    b"",
-    b"{",
-    b'{"value":}',
-    b"\xff\xfe",
-    b'{"value":"\xff"}',
-    b'{"value":NaN}',
-    b'{"value":1} {}',
-]
+BROKEN = [b"", b"{", b'{"value":}', b"\xff\xfe", b'{"value":"\xff"}', b'{"value":NaN}']
+BROKEN += [b'{"value":1} {}', b'{"value":"\\ud800"}', b'\xef\xbb\xbf{"value":1}']
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status", "code", "part"), ERRORS)

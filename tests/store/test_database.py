@@ -1,4 +1,4 @@
-"""The lab's one file: recognised, refused by name, created once by many, migrated after a backup."""
+"""The lab's one file: recognised, refused by name, created once, migrated after a backup."""
 
 import contextlib
 import os
@@ -220,7 +220,7 @@ def test_connections_of_finished_threads_are_given_back(tmp_path):
     database = Database(tmp_path / "lab")
 
     def read():
-        database.reader().execute("SELECT count(*) FROM luma_log").get
+        assert database.reader().execute("SELECT count(*) FROM luma_log").get == 0
 
     read()
     before = len(os.listdir("/proc/self/fd"))

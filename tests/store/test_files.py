@@ -120,9 +120,9 @@ def test_truncated_missing_and_foreign_files_are_refused_by_name(tmp_path):
 def test_a_directory_without_a_manifest_is_refused(tmp_path):
     save_arrays(tmp_path / "a", OLD, {})
     (tmp_path / "a" / "manifest.json").unlink()
-    with pytest.raises(CorruptStore, match="no manifest.json"):
+    with pytest.raises(CorruptStore, match=r"no manifest\.json"):
         read_manifest(tmp_path / "a")
-    with pytest.raises(CorruptStore, match="no manifest.json"):
+    with pytest.raises(CorruptStore, match=r"no manifest\.json"):
         read_manifest(tmp_path / "nowhere")
 
 

@@ -110,7 +110,7 @@ def test_a_restore_starts_an_epoch_whose_offsets_were_never_given_out(connection
 def test_an_entry_with_one_changed_column_is_never_served(connection, change):
     write(connection, 3)
     connection.execute(f"UPDATE luma_log SET {change} WHERE offset = 2")
-    with pytest.raises(CorruptStore, match="log entry [27] does not match"):
+    with pytest.raises(CorruptStore, match=r"log entry [27] does not match"):
         log.read(connection, 0, 10)
     assert [e.offset for e in log.read(connection, 0, 1)] == [1]
 
