@@ -14,7 +14,7 @@ import msgspec
 
 from luma_lab import codec
 from luma_lab.engine.state import check_key
-from luma_lab.errors import CorruptStore, InvalidArgument, LumaError
+from luma_lab.errors import CorruptStore, InvalidArgument, LumaError, StorageError
 from luma_lab.store import catalog
 from luma_lab.store import log as event_log
 from luma_lab.store.database import luma_errors
@@ -22,6 +22,7 @@ from luma_lab.types import Event, WriteResult
 
 PAGE = 1000
 PAGE_BYTES = 8 << 20
+READ_ENTRIES = 100  # a point's entry grows when its vector is put in, so pages are read in steps
 TYPE_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 RESERVED_PREFIXES = ("state_", "vector_", "doc_", "index_", "job_")
 RESERVED_TYPES = frozenset({"gap", "offset", "restored", "sql_executed"})
@@ -150,7 +151,8 @@ class Events(Publisher):
             size = 0
             names = {}
             while len(frames) < limit and size < max_bytes:
-                entries = event_log.read(connection, since, min(limit - len(frames), 100))
+                room = min(limit - len(frames), READ_ENTRIES)
+                entries = event_log.read(connection, since, room, max_bytes - size)
                 for entry in entries:
                     frame = self._frame(connection, entry, names)
                     frames.append(frame)
@@ -158,7 +160,7 @@ class Events(Publisher):
                     size += len(frame.data)
                     if size >= max_bytes:
                         break
-                if len(entries) < 100:
+                if not entries:
                     break
         finally:
             connection.execute("COMMIT")
@@ -229,6 +231,11 @@ class Events(Publisher):
             vector = self._matrices.checked(connection, row).read(change.row)
         except CorruptStore:  # the log goes on for everyone else
             return b"null", b',"corrupt":true'
+        except StorageError:
+            # Dropped since this read transaction began: its directory is gone already.
+            if self._matrices.directory(row.uid).exists():
+                raise
+            return b"null", b',"superseded":true'
         return msgspec.json.encode(codec.float_list(vector)), b""
 
 
@@ -271,7 +278,7 @@ def _gap(since, head):
             "from_offset": first,
             "to_offset": last,
             "dropped": dropped,
-            "exact": reason == "truncated",
+            "exact": True,
             "reason": reason,
         }
     )

@@ -107,20 +107,25 @@ def append_many(connection, head, type, collection, datas):
     return first
 
 
-def read(connection, since, limit):
+def read(connection, since, limit, max_bytes=None):
     """Return up to `limit` entries after offset `since`, in order.
+
+    With `max_bytes` it stops after the entry that brings their data to that size.
 
     Raises
     ------
     CorruptStore
         A row does not match its checksum.
     """
-    entries = []
+    entries, size = [], 0
     for row in connection.execute(_READ, (since, limit)):
         entry = Entry._make(row[:6])
         if checksum(entry) != row[6]:
             raise CorruptStore(f"log entry {entry.offset} does not match its checksum")
         entries.append(entry)
+        size += len(entry.data)
+        if max_bytes is not None and size >= max_bytes:
+            break
     return entries
 
 

@@ -189,7 +189,7 @@ def test_an_offset_beyond_the_head_gives_a_gap_and_then_goes_on(lab):
     [gap] = lab.events.read(50)
     assert (gap.type, gap.offset) == ("gap", 1)
     assert gap.data == {
-        "from_offset": 50, "to_offset": 1, "dropped": 0, "exact": False, "reason": "ahead",
+        "from_offset": 50, "to_offset": 1, "dropped": 0, "exact": True, "reason": "ahead",
     }  # fmt: skip
     followed = lab.events.follow(50, timeout=10)
     assert next(followed).type == "gap"
