@@ -12,7 +12,13 @@ import time
 import apsw
 
 from luma_lab.engine.views import View
-from luma_lab.errors import CollectionNotFound, InvalidArgument, StoreClosed, WaitTimeout
+from luma_lab.errors import (
+    CollectionNotFound,
+    CorruptStore,
+    InvalidArgument,
+    StoreClosed,
+    WaitTimeout,
+)
 from luma_lab.store import catalog
 from luma_lab.store import log as event_log
 from luma_lab.store.database import as_luma_error, luma_errors
@@ -191,21 +197,12 @@ class Follower:
             if head.first_offset > self.head.next_offset or head.epoch != self.head.epoch:
                 self._reload(connection, head)
                 return
-            catalog_changed = False
-            by_uid = {view.row.uid: view for view in self._views.values()}
-            for values in connection.execute(_CHANGES, (self.head.offset,)):
-                entry = event_log.Entry._make(values[:6])
-                if event_log.checksum(entry) != values[6]:
-                    log.error("log entry %d does not match its checksum", entry.offset)
-                    self._reload(connection, head)
-                    return
-                if entry.type in CATALOG_TYPES:
-                    catalog_changed = True
-                    continue
-                change = event_log.point_change_decoder.decode(entry.data)
-                view = by_uid.get(change.uid)
-                if view is not None and entry.offset > view.applied:
-                    view.apply(entry.offset, change)
+            try:
+                catalog_changed = self._apply_changes(connection)
+            except (CorruptStore, UnicodeDecodeError) as error:
+                log.error("the log is damaged (%s); reading the tables instead", error)
+                self._reload(connection, head)
+                return
             if catalog_changed:
                 self._read_catalog(connection)
             for view in self._views.values():
@@ -213,6 +210,23 @@ class Follower:
             self.head = head
         finally:
             connection.execute("COMMIT")
+
+    def _apply_changes(self, connection):
+        """Move the views by the log's new entries; return whether the catalog changed."""
+        catalog_changed = False
+        by_uid = {view.row.uid: view for view in self._views.values()}
+        for values in connection.execute(_CHANGES, (self.head.offset,)):
+            entry = event_log.Entry._make(values[:6])
+            if event_log.checksum(entry) != values[6]:
+                raise CorruptStore(f"log entry {entry.offset} does not match its checksum")
+            if entry.type in CATALOG_TYPES:
+                catalog_changed = True
+                continue
+            change = event_log.point_change_decoder.decode(entry.data)
+            view = by_uid.get(change.uid)
+            if view is not None and entry.offset > view.applied:
+                view.apply(entry.offset, change)
+        return catalog_changed
 
     @luma_errors
     def _reload(self, connection=None, head=None):

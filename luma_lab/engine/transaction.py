@@ -9,7 +9,7 @@ from luma_lab.engine.point_verbs import PointVerbs
 from luma_lab.engine.state import State
 from luma_lab.errors import InvalidArgument, LumaError, StorageError, TransactionTimeout
 from luma_lab.store import catalog
-from luma_lab.store.database import as_luma_error
+from luma_lab.store.database import READING_ERRORS, as_luma_error
 
 
 class Transaction:
@@ -97,7 +97,7 @@ class Transaction:
             self._check()
             try:
                 return self._unit.run(operation)
-            except apsw.Error as error:
+            except READING_ERRORS as error:
                 raise as_luma_error(error, self._parts.database.file) from error
 
     def _connection(self):

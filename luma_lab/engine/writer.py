@@ -14,7 +14,7 @@ import apsw
 
 from luma_lab.errors import InvalidArgument, LumaError, StoreClosed
 from luma_lab.store import log as event_log
-from luma_lab.store.database import as_luma_error
+from luma_lab.store.database import READING_ERRORS, as_luma_error
 
 MAX_GROUP = 512
 log = logging.getLogger(__name__)
@@ -255,7 +255,7 @@ class Writer:
             self.connection.execute("ROLLBACK")
 
     def _explain(self, error):
-        if isinstance(error, LumaError) or not isinstance(error, apsw.Error):
+        if isinstance(error, LumaError) or not isinstance(error, READING_ERRORS):
             return error
         explained = as_luma_error(error, self._database.file)
         explained.__cause__ = error

@@ -25,6 +25,7 @@ CLOSING_ERRORS = (
 )
 CLOSE_LIMIT_SECS = 10.0
 HARMLESS_ENTRIES = {"lost+found"}
+READING_ERRORS = (apsw.Error, UnicodeDecodeError)  # a flipped bit may leave no UTF-8 behind
 log = logging.getLogger(__name__)
 
 SCHEMA = """
@@ -75,7 +76,7 @@ CREATE TABLE luma_points (
     id TEXT NOT NULL,
     revision INTEGER NOT NULL,
     crc INTEGER NOT NULL,
-    meta BLOB NOT NULL);
+    meta TEXT NOT NULL);
 CREATE UNIQUE INDEX luma_points_id ON luma_points (uid, id);
 CREATE TABLE luma_blocks (
     uid INTEGER NOT NULL,
@@ -297,6 +298,8 @@ def as_luma_error(error, file=FILE_NAME):
         return StoreFull(f"no space left for {file}: free some and try again; nothing was kept")
     if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
         return CorruptStore(f"{file} is damaged ({error}): run luma verify, restore a backup")
+    if isinstance(error, UnicodeDecodeError):
+        return CorruptStore(f"{file} holds text that is not UTF-8: run luma verify")
     # No connection is shared by threads, so only close() can be the other thread.
     if isinstance(error, CLOSING_ERRORS):
         return StoreClosed(f"the lab of {file} is closed: open it again")
@@ -310,7 +313,7 @@ def sqlite_errors(file=FILE_NAME):
     """Turn apsw errors of the block into the house's own."""
     try:
         yield
-    except apsw.Error as error:
+    except READING_ERRORS as error:
         raise as_luma_error(error, file) from error
 
 
@@ -321,7 +324,7 @@ def luma_errors(method):
     def guarded(*args, **kwargs):
         try:
             return method(*args, **kwargs)
-        except apsw.Error as error:
+        except READING_ERRORS as error:
             raise as_luma_error(error) from error
 
     return guarded

@@ -163,7 +163,7 @@ def write_points(connection, uid, points):
     connection.executemany(
         "INSERT INTO luma_points (point, uid, id, revision, crc, meta) VALUES (?, ?, ?, ?, ?, ?)",
         [
-            (uid << ROW_BITS | p.row, uid, p.id, p.revision, _point_checksum(p), p.meta)
+            (uid << ROW_BITS | p.row, uid, p.id, p.revision, _point_checksum(p), p.meta.decode())
             for p in points
         ],
     )
@@ -179,8 +179,11 @@ def delete_points(connection, uid, rows):
 def all_points(connection):
     """Yield (uid, id, sound) of every point, for verification."""
     for row in connection.execute("SELECT point, id, revision, meta, crc, uid FROM luma_points"):
-        point = PointRow(row[0] & ((1 << ROW_BITS) - 1), *row[1:4])
-        yield row[5], row[1], _point_checksum(point) == row[4] and row[0] >> ROW_BITS == row[5]
+        try:
+            sound = row[0] >> ROW_BITS == row[5] and _point_row(row[:5]) is not None
+        except CorruptStore:
+            sound = False
+        yield row[5], row[1], sound
 
 
 def _state_row(values):
@@ -191,10 +194,12 @@ def _state_row(values):
 
 
 def _point_row(values):
-    point = PointRow(values[0] & ((1 << ROW_BITS) - 1), *values[1:4])
-    if _point_checksum(point) != values[4]:
-        raise CorruptStore(f"point {point.id!r} does not match its checksum")
-    return point
+    point, id, revision, meta, crc = values
+    if isinstance(meta, str):
+        found = PointRow(point & ((1 << ROW_BITS) - 1), id, revision, meta.encode())
+        if _point_checksum(found) == crc:
+            return found
+    raise CorruptStore(f"point {id!r} does not match its checksum")
 
 
 def _state_checksum(row):
