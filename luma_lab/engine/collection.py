@@ -249,14 +249,12 @@ class Collection(PointVerbs):
 
     @luma_errors
     def _fetch(self, snapshot, rows, distances, k, include_vector):
-        connection = self._connection()
-        uid = snapshot.row.uid
         cosine = snapshot.row.metric == "cosine"
         hits = Hits()
-        for row, distance in zip(rows.tolist(), distances.tolist(), strict=True):
-            if row < 0:
-                break
-            point = mappings.read_point_at(connection, uid, row)
+        rows = [row for row in rows.tolist() if row >= 0]
+        alive = mappings.read_points_at(self._connection(), snapshot.row.uid, rows)
+        for row, distance in zip(rows, distances.tolist(), strict=False):
+            point = alive.get(row)
             if point is None:
                 continue
             score = (1.0 if cosine else 0.0) - distance

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from luma_lab.errors import CorruptStore
 
 ROW_BITS = 32
+ROWS_A_QUERY = 500
 
 
 class StateRow(NamedTuple):
@@ -121,13 +122,18 @@ def read_point(connection, uid, id):
     return None if row is None else _point_row(row)
 
 
-def read_point_at(connection, uid, row):
-    """Return the `PointRow` that lies at matrix row `row`, or None when it died."""
-    found = connection.execute(
-        "SELECT point, id, revision, meta, crc FROM luma_points WHERE point=?",
-        (uid << ROW_BITS | row,),
-    ).fetchone()
-    return None if found is None else _point_row(found)
+def read_points_at(connection, uid, rows):
+    """Return a dict from matrix row to `PointRow`, of those of `rows` that are alive."""
+    found = {}
+    for start in range(0, len(rows), ROWS_A_QUERY):
+        part = [uid << ROW_BITS | row for row in rows[start : start + ROWS_A_QUERY]]
+        marks = ",".join("?" * len(part))
+        for values in connection.execute(
+            f"SELECT point, id, revision, meta, crc FROM luma_points WHERE point IN ({marks})", part
+        ):
+            point = _point_row(values)
+            found[point.row] = point
+    return found
 
 
 def scan_points(connection, uid, after, limit):

@@ -129,7 +129,7 @@ def test_rows_of_neighbouring_collections_do_not_mix(connection):
     assert mappings.ids_by_row(connection, 1) == [(0, "a"), (top, "b")]
     assert mappings.live_rows(connection, 2) == [0]
     mappings.delete_points(connection, 1, [top])
-    assert mappings.read_point_at(connection, 1, top) is None
-    assert mappings.read_point_at(connection, 2, 0).meta == b"3"
+    assert mappings.read_points_at(connection, 1, [top]) == {}
+    assert mappings.read_points_at(connection, 2, [0, 5])[0].meta == b"3"
     assert mappings.find_row(connection, 2, "a") == 0
     assert mappings.find_row(connection, 2, "b") is None
