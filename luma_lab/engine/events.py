@@ -18,6 +18,7 @@ from luma_lab.errors import CorruptStore, InvalidArgument, LumaError, StorageErr
 from luma_lab.store import catalog
 from luma_lab.store import log as event_log
 from luma_lab.store.database import luma_errors
+from luma_lab.store.log import POINT_TYPES
 from luma_lab.types import Event, WriteResult
 
 PAGE = 1000
@@ -107,12 +108,11 @@ class Events(Publisher):
         """
         if type(limit) is not int or limit < 1:
             raise InvalidArgument(f"limit is {limit!r}: expected an int of at least 1")
-        wanted = _filter(types, key_prefix, collection)
-        cursor, events = self._start(since), []
-        while len(events) < limit:
-            frames, cursor = self.read_frames(cursor, PAGE)
-            if not frames:
-                break
+        wanted, points = _filter(types, key_prefix, collection)
+        before, cursor, events = None, self._start(since), []
+        while len(events) < limit and cursor != before:
+            before = cursor
+            frames, cursor = self.read_frames(cursor, PAGE, points=points)
             events.extend(_event(f) for f in frames if f.type == "gap" or wanted(f))
         return events[:limit]
 
@@ -129,15 +129,17 @@ class Events(Publisher):
         """
         if timeout is not None and not isinstance(timeout, (int, float)):
             raise InvalidArgument(f"timeout is {timeout!r}: expected seconds or None")
-        wanted = _filter(types, key_prefix, collection)
-        return self._follow(self._start(since), wanted, timeout)
+        wanted, points = _filter(types, key_prefix, collection)
+        return self._follow(self._start(since), wanted, points, timeout)
 
     @luma_errors
-    def read_frames(self, since, limit=PAGE, max_bytes=PAGE_BYTES):
+    def read_frames(self, since, limit=PAGE, max_bytes=PAGE_BYTES, *, points=True):
         """Return (frames, next_since): a page of the log after `since`, ready to send.
 
-        A page ends at `limit` frames or once it holds `max_bytes`. When entries after `since`
-        are gone, or `since` is beyond the head, the first frame is a gap.
+        A page ends at `limit` frames or once it holds `max_bytes`; there is nothing more when
+        `next_since` is `since`. When entries after `since` are gone, or `since` is beyond the
+        head, the first frame is a gap. Without `points` the changes of points, whose vectors
+        are costly to show, are passed over.
         """
         connection = self._database.reader()
         frames = []
@@ -152,7 +154,7 @@ class Events(Publisher):
             names = {}
             while len(frames) < limit and size < max_bytes:
                 room = min(limit - len(frames), READ_ENTRIES)
-                entries = event_log.read(connection, since, room, max_bytes - size)
+                entries = event_log.read(connection, since, room, max_bytes - size, points=points)
                 for entry in entries:
                     frame = self._frame(connection, entry, names)
                     frames.append(frame)
@@ -161,16 +163,18 @@ class Events(Publisher):
                     if size >= max_bytes:
                         break
                 if not entries:
+                    since = head.offset
                     break
         finally:
             connection.execute("COMMIT")
         return frames, since
 
-    def _follow(self, cursor, wanted, timeout):
+    def _follow(self, cursor, wanted, points, timeout):
         idle_since = time.monotonic()
         while True:
+            before = cursor
             try:
-                frames, cursor = self.read_frames(cursor)
+                frames, cursor = self.read_frames(cursor, points=points)
             except LumaError:
                 if self._database.closed:
                     return
@@ -179,7 +183,7 @@ class Events(Publisher):
                 if frame.type == "gap" or wanted(frame):
                     yield _event(frame)
                     idle_since = time.monotonic()
-            if frames:
+            if cursor != before:
                 continue
             left = 1.0 if timeout is None else idle_since + timeout - time.monotonic()
             if left <= 0:
@@ -203,7 +207,7 @@ class Events(Publisher):
         return since
 
     def _frame(self, connection, entry, names):
-        if entry.type not in event_log.POINT_TYPES:
+        if entry.type not in POINT_TYPES:
             return Frame._make(entry)
         change = event_log.point_change_decoder.decode(entry.data)
         head = b'{"collection":%b,"id":%b' % (
@@ -244,6 +248,7 @@ def _publish(unit, type, key, data):
 
 
 def _filter(types, key_prefix, collection):
+    """Return (wanted, points): a test of frames, and whether it may pass changes of points."""
     for name, text in (("key_prefix", key_prefix), ("collection", collection)):
         if text is not None and not isinstance(text, str):
             raise InvalidArgument(f"{name} is {text!r}: expected a str")
@@ -262,7 +267,8 @@ def _filter(types, key_prefix, collection):
             and (collection is None or frame.collection == collection)
         )
 
-    return wanted
+    points = key_prefix is None and (types is None or not types.isdisjoint(POINT_TYPES))
+    return wanted, points
 
 
 def _gap(since, head):

@@ -8,6 +8,7 @@ import time
 
 from tornado.iostream import StreamClosedError
 
+from luma_lab.engine.events import POINT_TYPES
 from luma_lab.errors import InvalidArgument, LumaError, NotSupported
 from luma_lab.service.base import BaseHandler
 from luma_lab.service.feed import inexact
@@ -80,8 +81,8 @@ class StreamHandler(BaseHandler):
         await self._send(b": epoch %d\nretry: %d\n\n" % (epoch, RETRY_MS))
         while True:
             news = feed.news()
-            page = await feed.page(cursor)
-            moved, cursor = bool(page.frames), page.next
+            page = await feed.page(cursor, wanted.points)
+            moved, cursor = page.next != cursor, page.next
             chunk = wanted.select(page.frames)
             if chunk:
                 await self._send(chunk)
@@ -141,6 +142,10 @@ class Filter:
         self._key_prefix = key_prefix or None
         self._collection = collection or None
         self.is_filter = any((self._types, self._key_prefix, self._collection))
+        # Changes of points have no key.
+        self.points = self._key_prefix is None and (
+            self._types is None or not self._types.isdisjoint(POINT_TYPES)
+        )
 
     def select(self, frames):
         """Return the wire bytes of the frames that match; gaps always do."""

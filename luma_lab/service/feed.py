@@ -76,22 +76,26 @@ class Feed:
             self._unsubscribe = self._lab.on_commit(tell)
         return self._changed
 
-    async def page(self, since):
-        """Return the `Page` after offset `since`; without frames when there is nothing yet."""
-        if since in self._pages:
-            return self._remembered(since)
-        if since not in self._reading:
+    async def page(self, since, points=True):
+        """Return the `Page` after offset `since`; its `next` is `since` when there is none yet.
+
+        Without `points` it passes over the changes of points, whose vectors are costly to show.
+        """
+        place = since, points
+        if place in self._pages:
+            return self._remembered(since, points)
+        if place not in self._reading:
             loop = asyncio.get_running_loop()
-            self._reading[since] = loop.run_in_executor(self._pool, self._read, since)
-        reading = self._reading[since]
+            self._reading[place] = loop.run_in_executor(self._pool, self._read, since, points)
+        reading = self._reading[place]
         try:
             # A stream that ends must not take the others' page with it.
             page = await asyncio.shield(reading)
         finally:
-            if reading.done() and self._reading.get(since) is reading:
-                del self._reading[since]
-        if page.frames and since not in self._pages:
-            self._remember(since, page)
+            if reading.done() and self._reading.get(place) is reading:
+                del self._reading[place]
+        if page.frames and place not in self._pages:
+            self._remember(place, page)
         return page
 
     async def reaches(self, offset, timeout_secs):
@@ -125,8 +129,10 @@ class Feed:
         self._reading.clear()
         changed.set()
 
-    def _read(self, since):
-        frames, following = self._lab.events.read_frames(since, PAGE_FRAMES, PAGE_BYTES)
+    def _read(self, since, points):
+        frames, following = self._lab.events.read_frames(
+            since, PAGE_FRAMES, PAGE_BYTES, points=points
+        )
         wires = tuple(
             WireFrame(frame.offset, frame.type, frame.key, frame.collection, encode_frame(frame))
             for frame in frames
@@ -134,21 +140,21 @@ class Feed:
         size = sum(len(frame.wire) + FRAME_OVERHEAD_BYTES for frame in wires)
         return Page(wires, following, size)
 
-    def _remembered(self, since):
+    def _remembered(self, since, points):
         """Return the known pages after `since` as one: live traffic leaves very short ones."""
         frames, size = [], 0
-        while since in self._pages and size < PAGE_BYTES:
-            self._pages.move_to_end(since)
-            page = self._pages[since]
+        while (since, points) in self._pages and size < PAGE_BYTES:
+            self._pages.move_to_end((since, points))
+            page = self._pages[since, points]
             frames += page.frames
             size += page.size
             since = page.next
         return Page(tuple(frames), since, size)
 
-    def _remember(self, since, page):
+    def _remember(self, place, page):
         if page.frames[0].type == "gap":
             return  # what is gone grows; the next one to ask must hear of all of it
-        self._pages[since] = page
+        self._pages[place] = page
         self._cached_bytes += page.size
         while self._cached_bytes > CACHE_BYTES and self._pages:
             _, oldest = self._pages.popitem(last=False)

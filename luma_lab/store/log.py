@@ -49,6 +49,8 @@ class PointChange(msgspec.Struct, omit_defaults=True):
 
 
 POINT_TYPES = frozenset({"vector_added", "vector_upserted", "vector_updated", "vector_deleted"})
+_LISTED = ", ".join(f"'{name}'" for name in sorted(POINT_TYPES))
+_READ_OTHERS = _READ.replace("WHERE", f"WHERE type NOT IN ({_LISTED}) AND")
 point_change_decoder = msgspec.json.Decoder(PointChange)
 point_change_encoder = msgspec.json.Encoder()
 
@@ -107,10 +109,11 @@ def append_many(connection, head, type, collection, datas):
     return first
 
 
-def read(connection, since, limit, max_bytes=None):
+def read(connection, since, limit, max_bytes=None, *, points=True):
     """Return up to `limit` entries after offset `since`, in order.
 
-    With `max_bytes` it stops after the entry that brings their data to that size.
+    With `max_bytes` it stops after the entry that brings their data to that size. Without
+    `points` the entries of `POINT_TYPES` are passed over.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def read(connection, since, limit, max_bytes=None):
         A row does not match its checksum.
     """
     entries, size = [], 0
-    for row in connection.execute(_READ, (since, limit)):
+    for row in connection.execute(_READ if points else _READ_OTHERS, (since, limit)):
         entry = Entry._make(row[:6])
         if checksum(entry) != row[6]:
             raise CorruptStore(f"log entry {entry.offset} does not match its checksum")
