@@ -119,11 +119,14 @@ class IndexTuner(pn.viewable.Viewer):
         """Offer the collections the lab has now."""
         if not self.is_lab:
             return
-        names = [each.name for each in self.source.collections()]
+        collections = self.source.collections()
+        names = [each.name for each in collections]
         if names != list(self.param.collection.objects):
             self.param.collection.objects = names
         if self.collection not in names:
-            self.collection = names[0] if names else None
+            # The largest shows most: a few hundred points are found at any setting.
+            largest = max(collections, key=len, default=None)
+            self.collection = None if largest is None else largest.name
 
     def build(self):
         """Start building an index with the present parameters, then sweep the list sizes."""
