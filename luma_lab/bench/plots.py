@@ -146,10 +146,14 @@ def _inline(plot, width, height):
 
     A frame, because the page may hold another copy of Bokeh (Panel's) that must not be hurt.
     """
-    from bokeh.embed import file_html
-    from bokeh.resources import INLINE
+    from bokeh.embed import components
+    from bokeh.resources import Resources
 
-    page = html.escape(file_html(plot, INLINE, title="figure"), quote=True)
+    # Not file_html: it also asks for the files of whatever extension Panel has loaded.
+    library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+    script, div = components(plot)
+    page = f'<meta charset="utf-8"><script>{library}</script>{div}{script}'
+    page = html.escape(page, quote=True)
     return (
         f'<iframe srcdoc="{page}" width="{width + 20}" height="{height + 20}" '
         'style="border:0"></iframe>'

@@ -24,6 +24,9 @@ MILLISECONDS = [
 COLUMNS = ("search_list_size", "recall", "p50_ms", "p99_ms", "qps")
 
 
+OWN_TAG = "luma-recall-figure"
+
+
 class RecallFigure(pn.pane.Bokeh):
     """Recall against latency for a sweep of list sizes, and the present setting on top.
 
@@ -35,7 +38,12 @@ class RecallFigure(pn.pane.Bokeh):
     figure : bokeh.plotting.figure
     """
 
-    priority = None  # never chosen by Panel for somebody else's figure
+    priority = None  # then Panel asks `applies`
+
+    @classmethod
+    def applies(cls, obj, **params):
+        """Take the figure drawn here, and never be chosen by Panel for somebody else's."""
+        return 0.9 if OWN_TAG in getattr(obj, "tags", ()) else False
 
     def __init__(self, *, height=360, **params):
         self.sweep = ColumnDataSource(_columns([]))
@@ -89,6 +97,7 @@ class RecallFigure(pn.pane.Bokeh):
 
     def _draw(self, height):
         plot = figure(
+            tags=[OWN_TAG],
             x_range=(0.05, 1.0),
             y_range=(0.9, 1.0),
             x_axis_type="log",
