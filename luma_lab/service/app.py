@@ -142,7 +142,7 @@ class Server:
         while (service.active or service.streams) and loop.time() < deadline:
             await asyncio.sleep(0.02)
         if self._pages is not None:
-            self._pages.stop()
+            await lab_pages.stop_pages(self._pages)
         await self._http.close_all_connections()
         for closing in list(self._front.draining):
             closing.cancel()

@@ -161,6 +161,16 @@ def start_pages(application):
     application.start()
 
 
+async def stop_pages(pages):
+    """End every session of the pages."""
+    # Bokeh 3.10 can't be stopped by a blocking call from its own loop, 3.9 has no other.
+    stop_async = getattr(pages, "stop_async", None)
+    if stop_async is None:
+        pages.stop()
+    else:
+        await stop_async()
+
+
 routes = [
     (r"/(?:index\.html)?", RootHandler),
     (r"/lab", RootHandler),
