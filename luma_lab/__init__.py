@@ -8,8 +8,6 @@
 'a'
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
 from luma_lab.engine.collection import Collection
 from luma_lab.engine.jobs import Job
 from luma_lab.engine.lab import Lab
@@ -33,10 +31,17 @@ __all__ = [
     "open",
 ]
 
-try:
-    __version__ = version("luma_lab")
-except PackageNotFoundError:
-    __version__ = "0+checkout"
+
+def __getattr__(name):
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Here, because it takes a fifth of the whole import.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("luma_lab")
+    except PackageNotFoundError:
+        return "0+checkout"
 
 
 def open(path, *, retention=None):
