@@ -5,6 +5,9 @@ house. The index layer checks arguments once, then trusts the arrays. All are ma
 decorator, :func:`kernel`.
 """
 
-from luma_lab.kernels.compile import kernel as kernel
-from luma_lab.kernels.compile import simd_level as simd_level
-from luma_lab.kernels.warmup import warm_up as warm_up
+from luma_lab.kernels.pause import paused_collector
+
+with paused_collector():
+    from luma_lab.kernels.compile import kernel as kernel
+    from luma_lab.kernels.compile import simd_level as simd_level
+    from luma_lab.kernels.warmup import warm_up as warm_up

@@ -20,6 +20,7 @@ import llvmlite
 import numba
 from numba.core import caching, config
 
+from luma_lab.kernels.pause import paused_collector
 from luma_lab.kernels.simd import force_level
 
 CACHE_VARIABLE = "LUMA_CACHE_DIR"
@@ -113,7 +114,8 @@ class _KernelCache(caching.FunctionCache):
 
     def load_overload(self, sig, target_context):
         try:
-            return super().load_overload(sig, target_context)
+            with paused_collector():
+                return super().load_overload(sig, target_context)
         except Exception as error:  # a damaged entry raises whatever pickle meets
             warnings.warn(
                 f"compiled kernel unreadable, compiling it anew ({error!r})",
