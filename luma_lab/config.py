@@ -151,6 +151,60 @@ class Settings(BaseSettings):
         ge=1,
         le=100_000,
     )
+    max_doc_find: int = _setting(
+        100, "Most documents of one find.", "MAX_DOC_FIND", ge=1, le=100_000
+    )
+    sqlite_enabled: bool = _setting(
+        True,
+        "Whether users may run SQL over HTTP.",
+        "SQLITE_ENABLED",
+        flag="--sqlite",
+        expected="true or false",
+    )
+    sql_timeout_secs: int = _setting(
+        10, "Seconds until a running statement is stopped.", "SQL_TIMEOUT_SECS", ge=1, le=86_400
+    )
+    max_sql_rows: int = _setting(
+        10_000, "Most rows of one SQL answer; more are cut.", "MAX_SQL_ROWS", ge=1, le=10_000_000
+    )
+    max_sql_mb: int = _setting(
+        16, "Most MiB of one SQL answer; more is cut.", "MAX_SQL_MB", ge=1, le=1024
+    )
+    rate_limit_per_sec: int | None = _setting(
+        None,
+        "Requests a second that one key may make; unset: any number.",
+        "RATE_LIMIT_PER_SEC",
+        expected="an integer from 1 to 1000000",
+        ge=1,
+        le=1_000_000,
+    )
+    test_vectors: bool = _setting(
+        False,
+        "Read the text TEST_VEC:1.0,0.0 of /search as a vector also where a key is asked for.",
+        "TEST_VECTORS",
+        expected="true or false",
+    )
+    slow_query_ms: int = _setting(
+        1000,
+        "Requests that take longer are logged as warnings; 0: none.",
+        "SLOW_QUERY_MS",
+        ge=0,
+        le=86_400_000,
+    )
+    workers: int = _setting(
+        1,
+        "Processes that serve the one port over the one directory.",
+        "LUMA_WORKERS",
+        flag="--workers",
+        ge=1,
+        le=256,
+    )
+    log_format: Literal["text", "json"] = _setting(
+        "text",
+        "'json' logs one object a line.",
+        "LUMA_LOG_FORMAT",
+        expected="'text' or 'json'",
+    )
     request_timeout_secs: int = _setting(
         30,
         "Seconds until an unfinished request is answered with 408; builds and streams are exempt.",
@@ -244,6 +298,11 @@ class Settings(BaseSettings):
     def max_body_bytes(self):
         """MAX_BODY_MB in bytes."""
         return self.max_body_mb * MEGABYTE
+
+    @property
+    def max_sql_bytes(self):
+        """MAX_SQL_MB in bytes."""
+        return self.max_sql_mb * MEGABYTE
 
     @property
     def max_json_bytes(self):

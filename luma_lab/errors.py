@@ -57,6 +57,12 @@ class InvalidFilter(InvalidArgument):
     code = "invalid_filter"
 
 
+class SqlError(InvalidArgument):
+    """SQLite refused a statement, or its parameters; carries SQLite's own words."""
+
+    code = "sqlite_error"
+
+
 class PayloadTooLarge(InvalidArgument):
     """A value, a meta object or a body is over its limit."""
 
@@ -100,6 +106,45 @@ class KeyNotFound(NotFound):
 
     def __str__(self):
         return f"key not found: {self.key!r}"
+
+
+class DocumentNotFound(NotFound):
+    """No document has this id."""
+
+    def __init__(self, collection, id):
+        super().__init__(collection, id)
+        self.collection, self.id = collection, id
+
+    def __str__(self):
+        return f"document not found: {self.id!r} in collection {self.collection!r}"
+
+
+class ConsumerNotFound(NotFound):
+    """No consumer has this name."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self):
+        return f"consumer not found: {self.name!r}"
+
+
+class ApiKeyNotFound(NotFound):
+    """No key of the key store has this id."""
+
+    def __init__(self, id):
+        super().__init__(id)
+        self.id = id
+
+    def __str__(self):
+        return f"key id not found: {self.id!r}"
+
+
+class NotEnabled(NotFound):
+    """A part of the server that its settings switch off."""
+
+    code = "not_enabled"
 
 
 class JobNotFound(NotFound):
@@ -161,6 +206,12 @@ class TransactionTimeout(LumaError, TimeoutError):
     """A transaction stayed open longer than its limit and was rolled back."""
 
     code = "timeout"
+
+
+class SqlTimeout(LumaError, TimeoutError):
+    """A statement ran longer than its limit and was stopped."""
+
+    code = "sql_timeout"
 
 
 class WaitTimeout(LumaError, TimeoutError):

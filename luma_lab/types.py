@@ -96,6 +96,24 @@ class StateItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """A stored document: any JSON value. `revision` is the offset of the event that wrote it."""
+
+    id: str
+    doc: Any
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A named reader of the log: `offset` is the last it acknowledged, `lag` how many follow."""
+
+    name: str
+    offset: int
+    lag: int
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One entry of the log, or a gap (``type == "gap"``) where entries are gone."""
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from luma_lab import codec
-from luma_lab.engine import builds
+from luma_lab.engine import builds, filters
 from luma_lab.engine.clock import Clock
 from luma_lab.engine.collection import Collection
+from luma_lab.engine.documents import Documents
 from luma_lab.engine.events import Events
 from luma_lab.engine.follower import Follower
 from luma_lab.engine.jobs import Jobs
@@ -27,7 +28,7 @@ from luma_lab.engine.views import Matrices
 from luma_lab.engine.writer import Writer
 from luma_lab.errors import AlreadyExists, InvalidArgument, UnknownName
 from luma_lab.files import DISK
-from luma_lab.store import catalog
+from luma_lab.store import catalog, mappings
 from luma_lab.store.database import Database, luma_errors
 from luma_lab.types import METRICS, WriteResult
 
@@ -72,7 +73,13 @@ class Lab:
         if not durable:
             self._temporary = path = tempfile.mkdtemp(prefix="luma-")
         clock = clock or Clock()
-        database = Database(path, durable=durable, vfs=vfs, disk=disk)
+        database = Database(
+            path,
+            durable=durable,
+            vfs=vfs,
+            disk=disk,
+            functions={filters.EQUAL_FUNCTION: filters.json_equal},
+        )
         self.path = Path(database.path)
         matrices = Matrices(self.path, disk)
         parts = self._parts = Parts(database, matrices, clock, uuid.uuid4().hex[:12])
@@ -176,8 +183,18 @@ class Lab:
         shutil.rmtree(self._parts.matrices.directory(uid), ignore_errors=True)
         return result
 
+    def documents(self, name):
+        """Return the `Documents` of one collection; nothing has to be created first."""
+        self._parts.database.check()
+        return Documents(name, self._parts.writer.run, self._parts.database.reader)
+
+    @luma_errors
+    def document_collections(self):
+        """Return the sorted names of the collections that hold a document."""
+        return mappings.document_collections(self._parts.database.reader())
+
     def transaction(self, timeout_ms=5000):
-        """Return a context manager: one commit over points, state and events, or nothing.
+        """Return a context manager: one commit over every engine, or nothing.
 
         Serialisable among writers of every process, snapshot for readers. A write on the lab
         itself from the same thread inside the block raises `InvalidArgument`.

@@ -4,6 +4,7 @@ import threading
 
 import apsw
 
+from luma_lab.engine.documents import Documents
 from luma_lab.engine.events import Publisher
 from luma_lab.engine.point_verbs import PointVerbs
 from luma_lab.engine.state import State
@@ -49,6 +50,11 @@ class Transaction:
         """
         catalog.require(self._connection(), name)
         return PointVerbs(name, self._apply, self._connection, self._parts.matrices)
+
+    def documents(self, name):
+        """Return the `Documents` of one collection as this transaction sees them."""
+        self._connection()
+        return Documents(name, self._apply, self._connection)
 
     def __enter__(self):
         if self.first_offset is not None:

@@ -78,6 +78,10 @@ def _check_rows(connection, report):
             "points",
             ((f"point {i!r} of {u}", ok) for u, i, ok in mappings.all_points(connection)),
         ),
+        (
+            "documents",
+            ((f"document {i!r} of {c!r}", ok) for c, i, ok in mappings.all_documents(connection)),
+        ),
     ):
         count = 0
         for name, sound in rows:

@@ -8,11 +8,12 @@ matrix file it speaks of. If a group's commit fails, each of its operations is r
 import logging
 import queue
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 import apsw
 
-from luma_lab.errors import InvalidArgument, LumaError, StoreClosed
+from luma_lab.errors import InvalidArgument, LumaError, StoreClosed, WaitTimeout
+from luma_lab.store import deadline
 from luma_lab.store import log as event_log
 from luma_lab.store.database import READING_ERRORS, as_luma_error
 
@@ -111,8 +112,14 @@ class Writer:
         self._thread.start()
         self.committed = lambda: None
 
-    def submit(self, operation):
+    def submit(self, operation, *, alone=False):
         """Queue ``operation(unit) -> result``; return a Future resolved after the commit.
+
+        Parameters
+        ----------
+        alone : bool
+            Give it a transaction of its own: for user SQL, which can end the transaction it
+            runs in and take the neighbours with it.
 
         Raises
         ------
@@ -130,12 +137,26 @@ class Writer:
         with self._door:
             if self._closed:
                 raise StoreClosed("the lab is closed: open it again")
-            self._queue.put((operation, future))
+            self._queue.put((operation, future, alone))
         return future
 
-    def run(self, operation):
-        """Queue an operation and wait for its result."""
-        return self.submit(operation).result()
+    def run(self, operation, *, alone=False):
+        """Queue an operation and wait for its result.
+
+        Raises
+        ------
+        WaitTimeout
+            The thread's deadline passed while it still waited in the queue: nothing is written.
+            One that had begun is waited for.
+        """
+        future = self.submit(operation, alone=alone)
+        left = deadline.left()
+        if left is None:
+            return future.result()
+        finished, _ = wait((future,), left)
+        if not finished and future.cancel():
+            raise WaitTimeout("the write still waited for its turn: nothing was written")
+        return future.result()
 
     def begin(self, timeout_secs):
         """Open an interactive transaction for the calling thread; return its `Unit` or None.
@@ -186,7 +207,7 @@ class Writer:
         """
         with self._door:
             self._closed = True
-            self._queue.put((_STOP, None))
+            self._queue.put((_STOP, None, False))
         if self._session_thread == threading.get_ident():
             self.abandon()
         self._thread.join()
@@ -202,13 +223,13 @@ class Writer:
                     group.append(self._queue.get_nowait())
                 except queue.Empty:
                     break
-            stopping = any(operation is _STOP for operation, _ in group)
+            stopping = any(operation is _STOP for operation, *_ in group)
             group = [item for item in group if item[0] is not _STOP]
-            if group:
+            for together in _split(group):
                 with self._lock:
                     # A cancelled future can't be answered: its operation is left out.
-                    group = [item for item in group if item[1].set_running_or_notify_cancel()]
-                    self._commit_group(group)
+                    together = [i for i in together if i[1].set_running_or_notify_cancel()]
+                    self._commit_group(together)
                 self.committed()
 
     def _commit_group(self, group):
@@ -223,7 +244,7 @@ class Writer:
                     self._commit_group([item])
                 return
             answers = [(None, self._explain(error))] * len(group)
-        for (_, future), (result, error) in zip(group, answers, strict=True):
+        for (_, future, _), (result, error) in zip(group, answers, strict=True):
             if error is not None:
                 future.set_exception(error)
             else:
@@ -233,7 +254,7 @@ class Writer:
         try:
             unit = self._open_unit()
             answers = []
-            for operation, _ in group:
+            for operation, *_ in group:
                 try:
                     answers.append((unit.run(operation), None))
                 except Exception as error:
@@ -260,3 +281,18 @@ class Writer:
         explained = as_luma_error(error, self._database.file)
         explained.__cause__ = error
         return explained
+
+
+def _split(group):
+    """Yield the parts of a group that share a transaction, in order."""
+    together = []
+    for item in group:
+        if item[2]:
+            if together:
+                yield together
+            yield [item]
+            together = []
+        else:
+            together.append(item)
+    if together:
+        yield together

@@ -11,7 +11,27 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from luma_lab.errors import Unavailable
-from luma_lab.service import diskann, events, health, lab_pages, points, state, unbuilt, vectors
+from luma_lab.service import (
+    bulk,
+    consumers,
+    diskann,
+    documents,
+    events,
+    health,
+    indexes,
+    jobs,
+    keys,
+    lab_pages,
+    metrics,
+    openapi,
+    points,
+    search,
+    sql,
+    state,
+    transaction,
+    unbuilt,
+    vectors,
+)
 from luma_lab.service.base import NotFoundHandler, Service, log_request
 from luma_lab.service.feed import Feed
 from luma_lab.service.front import Front
@@ -24,6 +44,33 @@ IDLE_SECS = 300.0
 # The front judges bodies; Tornado's own limit would answer without JSON.
 NO_LIMIT = 1 << 62
 log = logging.getLogger(__name__)
+# Order counts where patterns overlap: fixed words come before parameters.
+MODULES = (
+    health,
+    metrics,
+    openapi,
+    keys,
+    state,
+    documents,
+    vectors,
+    points,
+    bulk,
+    indexes,
+    diskann,
+    events,
+    consumers,
+    sql,
+    transaction,
+    search,
+    jobs,
+    unbuilt,
+    lab_pages,
+)
+
+
+def all_operations():
+    """Return the list of every `Operation` that is served."""
+    return [o for module in MODULES for o in getattr(module, "operations", ())]
 
 
 def make_application(lab, settings, pages=None, *, keepalive_secs=events.KEEPALIVE_SECS):
@@ -47,17 +94,9 @@ def make_application(lab, settings, pages=None, *, keepalive_secs=events.KEEPALI
         pool=pool,
         keepalive_secs=keepalive_secs,
         has_pages=bool(pages),
+        operations={(o.handler, o.method): o for o in all_operations()},
     )
-    routes = [
-        *health.routes,
-        *state.routes,
-        *vectors.routes,
-        *points.routes,
-        *diskann.routes,
-        *events.routes,
-        *unbuilt.routes,
-        *lab_pages.routes,
-    ]
+    routes = [route for module in MODULES for route in module.routes]
     return Application(
         routes,
         service=service,

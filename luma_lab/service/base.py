@@ -16,8 +16,10 @@ from tornado.web import HTTPError, RequestHandler
 from luma_lab import codec, errors
 from luma_lab.config import Settings
 from luma_lab.service import refusals
+from luma_lab.service.access import ANYONE
 from luma_lab.service.feed import Feed
 from luma_lab.service.guard import Guard
+from luma_lab.store import deadline
 
 # The first class along an error's ancestry that stands here gives the status.
 STATUS = {
@@ -36,6 +38,7 @@ STATUS = {
     errors.Cancelled: 409,
     errors.TransactionTimeout: 408,
     errors.WaitTimeout: 408,
+    errors.SqlTimeout: 408,
     errors.NotSupported: 501,
     errors.Unavailable: 503,
     errors.StoreClosed: 503,
@@ -67,6 +70,7 @@ class Service:
     pool: ThreadPoolExecutor
     keepalive_secs: float
     has_pages: bool = False
+    operations: dict = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     stopping: bool = False
     active: set = field(default_factory=set)
@@ -143,6 +147,7 @@ class BaseHandler(RequestHandler):
         self.service.active.add(self)
         self._deadline = time.monotonic() + self.limits.request_timeout_secs
         request = self.request
+        self.access = ANYONE
         if self.asks_for_key and not self._is_preflight():
             self.service.guard.check_key(
                 request.method, request.path, request.query, request.headers
@@ -212,12 +217,14 @@ class BaseHandler(RequestHandler):
         Raises
         ------
         RequestTimeout
-            The request's time limit passed first. Work that had begun goes on to its end.
+            The request's time limit passed first. Reads stop then, a write that still waited
+            for its turn is not done; one that had begun goes on to its end.
         """
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self.service.pool, partial(work, *args, **kwargs))
+        call = partial(work, *args, **kwargs)
         if not self.timed:
-            return await future
+            return await loop.run_in_executor(self.service.pool, call)
+        future = loop.run_in_executor(self.service.pool, _call_limited, call, self.seconds_left())
         try:
             async with asyncio.timeout(self.seconds_left()):
                 return await future
@@ -359,6 +366,11 @@ def log_request(handler):
         request.remote_ip,
         milliseconds,
     )
+
+
+def _call_limited(call, seconds):
+    with deadline.limited(seconds):
+        return call()
 
 
 def _encoded(work, *args):

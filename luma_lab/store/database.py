@@ -11,13 +11,24 @@ from pathlib import Path
 
 import apsw
 
-from luma_lab.errors import CorruptStore, NewerFormat, NotALab, StorageError, StoreClosed, StoreFull
+from luma_lab.errors import (
+    CorruptStore,
+    NewerFormat,
+    NotALab,
+    StorageError,
+    StoreClosed,
+    StoreFull,
+    WaitTimeout,
+)
 from luma_lab.files import DISK, NETWORK_FILE_SYSTEMS, file_system_type
+from luma_lab.store import deadline
 
 FILE_NAME = "luma.db"
 APPLICATION_ID = 0x4C756D61  # "Luma"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BUSY_LIMIT_SECS = 60.0
+WAL_LIMIT_BYTES = 64 << 20
+DEADLINE_STEPS = 10_000  # of SQLite's virtual machine, about a millisecond
 CLOSING_ERRORS = (
     apsw.ConnectionClosedError,
     apsw.CursorClosedError,
@@ -69,7 +80,8 @@ CREATE TABLE luma_collections (
     index_name TEXT,
     index_rows INTEGER NOT NULL DEFAULT 0,
     index_offset INTEGER NOT NULL DEFAULT 0,
-    index_built_ms INTEGER);
+    index_built_ms INTEGER,
+    meta_indexes TEXT NOT NULL DEFAULT '[]');
 CREATE TABLE luma_points (
     point INTEGER PRIMARY KEY,
     uid INTEGER NOT NULL,
@@ -91,9 +103,31 @@ CREATE TABLE luma_leases (
     expires_at_ms INTEGER NOT NULL) WITHOUT ROWID;
 """
 
+_SINCE_2 = """
+CREATE TABLE luma_documents (
+    document INTEGER PRIMARY KEY,
+    collection TEXT NOT NULL,
+    id TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    doc TEXT NOT NULL);
+CREATE UNIQUE INDEX luma_documents_id ON luma_documents (collection, id);
+CREATE TABLE luma_consumers (
+    name TEXT PRIMARY KEY,
+    offset INTEGER NOT NULL) WITHOUT ROWID;
+"""
+SCHEMA += _SINCE_2
+
 # Migration rule: MIGRATIONS[v] turns a lab of format v into v + 1 inside one transaction;
 # the file is backed up beside itself first. A format without an entry can't be opened.
-MIGRATIONS = {}
+MIGRATIONS = {1: lambda connection: _to_format_2(connection)}
+
+
+def _to_format_2(connection):
+    connection.execute(
+        "ALTER TABLE luma_collections ADD COLUMN meta_indexes TEXT NOT NULL DEFAULT '[]'"
+    ).fetchall()
+    connection.execute(_SINCE_2).fetchall()
 
 
 class Database:
@@ -107,6 +141,8 @@ class Database:
         False turns syncing off, for labs that are thrown away on close.
     vfs : str, optional
         Name of a registered SQLite VFS, for tests that record or refuse file calls.
+    functions : dict, optional
+        From name to a deterministic Python function that every connection gets.
 
     Raises
     ------
@@ -118,12 +154,13 @@ class Database:
         `luma.db` is not a readable SQLite database.
     """
 
-    def __init__(self, path, *, durable=True, vfs=None, disk=DISK):
+    def __init__(self, path, *, durable=True, vfs=None, disk=DISK, functions=None):
         self.path = Path(path).absolute()
         self.file = self.path / FILE_NAME
         self.durable = durable
         self._vfs = vfs
         self._disk = disk
+        self._functions = dict(functions or {})
         self._pid = os.getpid()
         self._closed = False
         self._local = threading.local()
@@ -152,22 +189,31 @@ class Database:
         """Whether this process is a fork of the one that opened the lab."""
         return os.getpid() != self._pid
 
-    def connect(self, *, writes=False):
-        """Return a new apsw connection; without `writes` it refuses to change anything."""
+    def connect(self, *, writes=False, read_only=False):
+        """Return a new apsw connection; without `writes` it refuses to change anything.
+
+        Reads on it stop with `WaitTimeout` when the calling thread's deadline has passed.
+        `read_only` opens the file itself so, for connections that run a stranger's text.
+        """
         self.check()
+        writable = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         connection = apsw.Connection(
             str(self.file),
-            flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
+            flags=apsw.SQLITE_OPEN_READONLY if read_only else writable,
             vfs=self._vfs,
         )
+        for name, function in self._functions.items():
+            connection.create_scalar_function(name, function, deterministic=True)
         connection.set_busy_handler(_patience())
         connection.execute("PRAGMA cache_size=-16384").fetchall()
         if writes:
             connection.execute("PRAGMA journal_mode=WAL").fetchall()
             level = "FULL" if self.durable else "OFF"
             connection.execute(f"PRAGMA synchronous={level}").fetchall()
+            connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT_BYTES}").fetchall()
         else:
             connection.execute("PRAGMA query_only=ON").fetchall()
+            connection.set_progress_handler(deadline.passed, DEADLINE_STEPS)
         self._connections.add(connection)
         return connection
 
@@ -303,6 +349,8 @@ def as_luma_error(error, file=FILE_NAME):
     # No connection is shared by threads, so only close() can be the other thread.
     if isinstance(error, CLOSING_ERRORS):
         return StoreClosed(f"the lab of {file} is closed: open it again")
+    if isinstance(error, apsw.InterruptError):
+        return WaitTimeout("the read was stopped: its time limit had passed")
     if isinstance(error, apsw.BusyError):
         return StorageError(f"{file} stayed locked for {BUSY_LIMIT_SECS:.0f} s by another process")
     return StorageError(f"{file}: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""The tables that map a caller's name to bytes: state keys to values, point ids to rows and meta.
+"""The tables that map a caller's name to bytes: state keys, point ids, document ids.
 
 Functions on a connection: reads work on any, writes belong inside a write transaction.
 Every row carries a CRC32 and is checked when read.
@@ -29,6 +29,15 @@ class PointRow(NamedTuple):
     id: str
     revision: int
     meta: bytes
+
+
+class DocumentRow(NamedTuple):
+    """A stored document; `doc` is JSON bytes."""
+
+    collection: str
+    id: str
+    revision: int
+    doc: bytes
 
 
 def read_state(connection, key):
@@ -192,6 +201,87 @@ def all_points(connection):
         yield row[5], row[1], sound
 
 
+def read_document(connection, collection, id):
+    """Return the `DocumentRow` of `id`, or None."""
+    row = connection.execute(
+        "SELECT collection, id, revision, doc, crc FROM luma_documents WHERE collection=? AND id=?",
+        (collection, id),
+    ).fetchone()
+    return None if row is None else _document_row(row)
+
+
+def document_revision(connection, collection, id):
+    """Return the revision of a document without touching its content, or None."""
+    return connection.execute(
+        "SELECT revision FROM luma_documents WHERE collection=? AND id=?", (collection, id)
+    ).get
+
+
+def find_documents(connection, collection, condition, bindings, after, limit):
+    """Return up to `limit` `DocumentRow`s with ids after `after` that meet a condition.
+
+    Parameters
+    ----------
+    condition : str
+        Trusted SQL over the column ``doc``, in byte order of id.
+    """
+    rows = connection.execute(
+        "SELECT collection, id, revision, doc, crc FROM luma_documents "
+        f"WHERE collection=? AND id > ? AND {condition} ORDER BY id LIMIT ?",
+        (collection, after, *bindings, limit),
+    )
+    return [_document_row(row) for row in rows]
+
+
+def count_documents(connection, collection, condition, bindings):
+    """Return how many documents of a collection meet a condition; see `find_documents`."""
+    return connection.execute(
+        f"SELECT count(*) FROM luma_documents WHERE collection=? AND {condition}",
+        (collection, *bindings),
+    ).get
+
+
+def document_collections(connection):
+    """Return the sorted names of all collections that hold a document."""
+    # One seek a name: DISTINCT would walk every document.
+    names, name = [], ""
+    while True:
+        row = connection.execute(
+            "SELECT collection FROM luma_documents WHERE collection > ? "
+            "ORDER BY collection LIMIT 1",
+            (name,),
+        ).fetchone()
+        if row is None:
+            return names
+        name = row[0]
+        names.append(name)
+
+
+def write_document(connection, row):
+    """Insert or replace a `DocumentRow`."""
+    connection.execute(
+        "INSERT INTO luma_documents (collection, id, revision, crc, doc) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (collection, id) DO UPDATE SET revision=excluded.revision, "
+        "crc=excluded.crc, doc=excluded.doc",
+        (row.collection, row.id, row.revision, _document_checksum(row), row.doc.decode()),
+    )
+
+
+def delete_document(connection, collection, id):
+    """Remove a document."""
+    connection.execute("DELETE FROM luma_documents WHERE collection=? AND id=?", (collection, id))
+
+
+def all_documents(connection):
+    """Yield (collection, id, sound) of every document, for verification."""
+    for row in connection.execute("SELECT collection, id, revision, doc, crc FROM luma_documents"):
+        try:
+            sound = _document_row(row) is not None
+        except CorruptStore:
+            sound = False
+        yield row[0], row[1], sound
+
+
 def _state_row(values):
     row = StateRow._make(values[:4])
     if _state_checksum(row) != values[4]:
@@ -206,6 +296,21 @@ def _point_row(values):
         if _point_checksum(found) == crc:
             return found
     raise CorruptStore(f"point {id!r} does not match its checksum")
+
+
+def _document_row(values):
+    collection, id, revision, doc, crc = values
+    if isinstance(doc, str):
+        row = DocumentRow(collection, id, revision, doc.encode())
+        if _document_checksum(row) == crc:
+            return row
+    raise CorruptStore(f"document {id!r} of {collection!r} does not match its checksum")
+
+
+def _document_checksum(row):
+    return zlib.crc32(
+        row.doc, zlib.crc32(f"{row.collection}\x1f{row.id}\x1f{row.revision}".encode())
+    )
 
 
 def _state_checksum(row):

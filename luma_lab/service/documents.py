@@ -1,0 +1,4 @@
+"""``/v1/doc``: documents by collection and id, found with filters."""
+
+routes = []
+operations = []

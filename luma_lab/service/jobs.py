@@ -1,0 +1,4 @@
+"""``/v1/jobs``: long work, watched and cancelled."""
+
+routes = []
+operations = []

@@ -1,0 +1,4 @@
+"""``/v1/auth/keys``: create, list and revoke keys."""
+
+routes = []
+operations = []

@@ -1,0 +1,4 @@
+"""``/v1/metrics``: counters and histograms for Prometheus."""
+
+routes = []
+operations = []

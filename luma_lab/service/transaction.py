@@ -1,0 +1,4 @@
+"""``POST /v1/transaction``: operations of every engine in one commit."""
+
+routes = []
+operations = []
