@@ -57,10 +57,13 @@ class Follower:
         self._matrices = matrices
         self._load_index = load_index
         self._connection = database.connect()
+        # Absorbed half-way at one caller's time limit, the views would be wrong for all.
+        self._connection.set_progress_handler(None)
         self._lock = threading.RLock()
         self._moved = threading.Condition()
         self._wake = threading.Event()
         self._callbacks = []
+        self._waiting = 0
         self._views = {}
         self._catalog = {}
         self._version = None
@@ -128,12 +131,16 @@ class Follower:
             return True
         deadline = time.monotonic() + timeout_secs
         with self._moved:
-            while self.head.offset <= offset:
-                self._database.check()
-                left = deadline - time.monotonic()
-                if left <= 0 or self._stopped:
-                    return False
-                self._moved.wait(left)
+            self._waiting += 1
+            try:
+                while self.head.offset <= offset:
+                    self._database.check()
+                    left = deadline - time.monotonic()
+                    if left <= 0 or self._stopped:
+                        return False
+                    self._moved.wait(left)
+            finally:
+                self._waiting -= 1
         return True
 
     def on_commit(self, callback):
@@ -153,8 +160,9 @@ class Follower:
         return unsubscribe
 
     def nudge(self):
-        """Look at the log now instead of at the next tick."""
-        self._wake.set()
+        """Look at the log now instead of at the next tick, if anyone waits for it."""
+        if self._callbacks or self._waiting:
+            self._wake.set()
 
     def close(self):
         """Stop the thread and wake everyone who waits."""

@@ -89,7 +89,9 @@ class Lab:
             parts.writer.committed = parts.follower.nudge
             parts.jobs = Jobs(parts.writer, clock)
             parts.writer.run(lambda unit: remove_orphans(unit, matrices))
-            self.state = State(parts.writer.run, database.reader, clock, StateCache())
+            self.state = State(
+                parts.writer.run, database.reader, clock, StateCache(), parts.writer.submit_soon
+            )
             self.events = Events(parts.writer.run, database, matrices, parts.follower)
             self._upkeep = Upkeep(parts, retention or Retention())
         except BaseException:

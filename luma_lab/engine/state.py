@@ -10,13 +10,15 @@ from functools import partial
 import zict
 
 from luma_lab import codec
-from luma_lab.errors import InvalidArgument, LumaError, RevisionConflict
+from luma_lab.engine.writer import refuses_first
+from luma_lab.errors import InvalidArgument, LumaError, NotSupported, RevisionConflict
 from luma_lab.store import mappings
-from luma_lab.store.database import luma_errors
+from luma_lab.store.database import READING_ERRORS, as_luma_error, luma_errors
 from luma_lab.store.mappings import StateRow
 from luma_lab.types import StateItem, WriteResult
 
 MAX_KEY_BYTES = 512
+SURELY_SHORT = MAX_KEY_BYTES // 4  # characters: no more than MAX_KEY_BYTES of UTF-8
 CACHE_FROM_BYTES = 4096
 CACHE_BYTES = 64 << 20
 PAGE = 512
@@ -34,6 +36,8 @@ class State(MutableMapping):
         Returns the connection to read with.
     clock : luma_lab.engine.clock.Clock
     cache : StateCache, optional
+    submit_soon : callable, optional
+        Queues an operation from a coroutine and returns an `asyncio.Future`.
 
     Notes
     -----
@@ -41,7 +45,8 @@ class State(MutableMapping):
     values returned are always the caller's own.
     """
 
-    def __init__(self, apply, connection, clock, cache=None):
+    def __init__(self, apply, connection, clock, cache=None, submit_soon=None):
+        self._submit_soon = submit_soon
         self._apply = apply
         self._connection = connection
         self._clock = clock
@@ -68,6 +73,16 @@ class State(MutableMapping):
         InvalidArgument, RevisionConflict
         """
         return self._apply(_checked_put(key, value, ttl_ms, if_revision))
+
+    def put_async(self, key, value, *, ttl_ms=None, if_revision=None):
+        """As :meth:`put`, for coroutines: return an awaitable of the `WriteResult`.
+
+        Many coroutines that wait at once share one commit and one wake-up. Cancelling it
+        before its turn leaves the write out.
+        """
+        if self._submit_soon is None:
+            raise NotSupported("put_async inside a transaction is not supported: use put")
+        return self._submit_soon(_checked_put(key, value, ttl_ms, if_revision))
 
     def delete(self, key, *, if_revision=None):
         """Remove `key`; the result's `count` tells whether it was there.
@@ -127,8 +142,27 @@ class State(MutableMapping):
 
     def get(self, key, default=None):
         """Return the value of `key`, or `default`."""
-        item = self.item(key)
-        return default if item is None else item.value
+        # The commonest read of all: one statement, one look at the checksum, no objects.
+        if type(key) is not str or not 0 < len(key) <= SURELY_SHORT:
+            check_key(key)
+        cache = self._cache
+        try:
+            connection = self._connection()
+            if cache is not None and key in cache:
+                row = cache.read(connection, key)
+                found = row and (row.value, row.expires_at_ms)
+            else:
+                found = mappings.read_state_value(connection, key)
+                if found is not None and len(found[0]) >= CACHE_FROM_BYTES and cache is not None:
+                    cache.read(connection, key)
+        except READING_ERRORS as error:
+            raise as_luma_error(error) from error
+        if found is None:
+            return default
+        value, expires_at_ms = found
+        if expires_at_ms is not None and expires_at_ms <= self._clock.now_ms():
+            return default
+        return codec.decode(value)
 
     @luma_errors
     def scan(self, prefix="", *, after=None, limit=100):
@@ -210,7 +244,11 @@ class StateCache:
     """
 
     def __init__(self, max_bytes=CACHE_BYTES):
-        self._rows = zict.LRU(max_bytes, {}, weight=lambda key, row: len(row.value))
+        self._kept = {}
+        self._rows = zict.LRU(max_bytes, self._kept, weight=lambda key, row: len(row.value))
+
+    def __contains__(self, key):
+        return key in self._kept
 
     def read(self, connection, key):
         """Return the `StateRow` of `key`, or None; from memory if the revision still holds."""
@@ -228,9 +266,11 @@ class StateCache:
         return row
 
 
+@refuses_first
 def put_entry(unit, key, value, ttl_ms, if_revision):
     """Write one entry and its event; `value` is JSON bytes."""
-    _check_and_set(unit, key, if_revision)
+    if if_revision is not None:
+        _check_and_set(unit, key, if_revision)
     revision = unit.head.next_offset
     expires = None if ttl_ms is None else unit.now_ms + ttl_ms
     mappings.write_state(unit.connection, StateRow(key, revision, expires, value))
@@ -244,6 +284,7 @@ def put_entry(unit, key, value, ttl_ms, if_revision):
     return WriteResult(revision, 1, revision, expires)
 
 
+@refuses_first
 def delete_entry(unit, key, if_revision=None, reason="explicit"):
     """Remove one entry and append its event; nothing when it is missing."""
     if not _check_and_set(unit, key, if_revision):

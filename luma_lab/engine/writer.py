@@ -12,6 +12,7 @@ from concurrent.futures import Future, wait
 
 import apsw
 
+from luma_lab.engine.answers import LoopFuture, answer_all
 from luma_lab.errors import InvalidArgument, LumaError, StoreClosed, WaitTimeout
 from luma_lab.store import deadline
 from luma_lab.store import log as event_log
@@ -20,6 +21,16 @@ from luma_lab.store.database import READING_ERRORS, as_luma_error
 MAX_GROUP = 512
 log = logging.getLogger(__name__)
 _STOP = object()
+
+
+def refuses_first(operation):
+    """Mark an operation that raises a `LumaError` only before its first write.
+
+    It needs no savepoint. Where anything else goes wrong half-way, its whole group is undone
+    and its neighbours are run again alone.
+    """
+    operation.refuses_first = True
+    return operation
 
 
 class Unit:
@@ -134,11 +145,15 @@ class Writer:
                 "call the method on the transaction object"
             )
         future = Future()
-        with self._door:
-            if self._closed:
-                raise StoreClosed("the lab is closed: open it again")
-            self._queue.put((operation, future, alone))
+        self._enqueue(operation, future, alone)
         return future
+
+    def submit_soon(self, operation):
+        """Queue an operation from a coroutine; return an `asyncio.Future` of its loop."""
+        self._database.check()
+        future = LoopFuture()
+        self._enqueue(operation, future, False)
+        return future.future
 
     def run(self, operation, *, alone=False):
         """Queue an operation and wait for its result.
@@ -214,6 +229,12 @@ class Writer:
         with self._lock:
             pass
 
+    def _enqueue(self, operation, future, alone):
+        with self._door:
+            if self._closed:
+                raise StoreClosed("the lab is closed: open it again")
+            self._queue.put((operation, future, alone))
+
     def _loop(self):
         stopping = False
         while not stopping:
@@ -244,22 +265,22 @@ class Writer:
                     self._commit_group([item])
                 return
             answers = [(None, self._explain(error))] * len(group)
-        for (_, future, _), (result, error) in zip(group, answers, strict=True):
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+        answer_all([future for _, future, _ in group], answers)
 
     def _attempt(self, group):
         try:
             unit = self._open_unit()
             answers = []
             for operation, *_ in group:
+                quick = getattr(getattr(operation, "func", None), "refuses_first", False)
                 try:
-                    answers.append((unit.run(operation), None))
+                    answers.append((operation(unit) if quick else unit.run(operation), None))
                 except Exception as error:
-                    # Some failures (a full disk) end the whole transaction: the group is lost.
-                    if not self.connection.in_transaction:
+                    # Some failures (a full disk) end the whole transaction, and one in the
+                    # middle of an operation without a savepoint leaves half of it: the group
+                    # is lost.
+                    torn = quick and not isinstance(error, LumaError)
+                    if torn or not self.connection.in_transaction:
                         raise
                     answers.append((None, self._explain(error)))
             unit.commit(self._database.durable)

@@ -219,7 +219,8 @@ class Database:
 
     def reader(self):
         """Return this thread's reading connection."""
-        self.check()
+        if self._closed or os.getpid() != self._pid:
+            self.check()
         connection = getattr(self._local, "connection", None)
         if connection is None:
             with sqlite_errors(self.file):

@@ -4,13 +4,15 @@ Functions on a connection: reads work on any, writes belong inside a write trans
 Every row carries a CRC32 and is checked when read.
 """
 
-import zlib
 from typing import NamedTuple
+from zlib import crc32
 
 from luma_lab.errors import CorruptStore
 
 ROW_BITS = 32
 ROWS_A_QUERY = 500
+_READ_STATE_VALUE = "SELECT value, revision, expires_at_ms, crc FROM luma_state WHERE key=?"
+_READ_STATE = "SELECT key, revision, expires_at_ms, value, crc FROM luma_state WHERE key=?"
 
 
 class StateRow(NamedTuple):
@@ -42,10 +44,19 @@ class DocumentRow(NamedTuple):
 
 def read_state(connection, key):
     """Return the `StateRow` of `key`, expired or not, or None."""
-    row = connection.execute(
-        "SELECT key, revision, expires_at_ms, value, crc FROM luma_state WHERE key=?", (key,)
-    ).fetchone()
+    row = connection.execute(_READ_STATE, (key,)).fetchone()
     return None if row is None else _state_row(row)
+
+
+def read_state_value(connection, key):
+    """Return (value, expires_at_ms) of `key`, expired or not, or None: the lean `read_state`."""
+    row = connection.execute(_READ_STATE_VALUE, (key,)).fetchone()
+    if row is None:
+        return None
+    value, revision, expires_at_ms, crc = row
+    if crc32(value, crc32(f"{key}\x1f{revision}\x1f{expires_at_ms}".encode())) != crc:
+        raise CorruptStore(f"state entry {key!r} does not match its checksum")
+    return value, expires_at_ms
 
 
 def read_state_head(connection, key):
@@ -283,10 +294,10 @@ def all_documents(connection):
 
 
 def _state_row(values):
-    row = StateRow._make(values[:4])
-    if _state_checksum(row) != values[4]:
-        raise CorruptStore(f"state entry {row.key!r} does not match its checksum")
-    return row
+    key, revision, expires_at_ms, value, crc = values
+    if crc32(value, crc32(f"{key}\x1f{revision}\x1f{expires_at_ms}".encode())) != crc:
+        raise CorruptStore(f"state entry {key!r} does not match its checksum")
+    return StateRow(key, revision, expires_at_ms, value)
 
 
 def _point_row(values):
@@ -308,21 +319,15 @@ def _document_row(values):
 
 
 def _document_checksum(row):
-    return zlib.crc32(
-        row.doc, zlib.crc32(f"{row.collection}\x1f{row.id}\x1f{row.revision}".encode())
-    )
+    return crc32(row.doc, crc32(f"{row.collection}\x1f{row.id}\x1f{row.revision}".encode()))
 
 
 def _state_checksum(row):
-    return zlib.crc32(
-        row.value, zlib.crc32(f"{row.key}\x1f{row.revision}\x1f{row.expires_at_ms}".encode())
-    )
+    return crc32(row.value, crc32(f"{row.key}\x1f{row.revision}\x1f{row.expires_at_ms}".encode()))
 
 
 def _point_checksum(point):
-    return zlib.crc32(
-        point.meta, zlib.crc32(f"{point.row}\x1f{point.id}\x1f{point.revision}".encode())
-    )
+    return crc32(point.meta, crc32(f"{point.row}\x1f{point.id}\x1f{point.revision}".encode()))
 
 
 def _successor(prefix):
