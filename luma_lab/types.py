@@ -53,12 +53,21 @@ class Hit:
     vector: np.ndarray | None = None
 
 
-class Hits(list):
-    """List of `Hit`, best first, with the receipt of the search that made it."""
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Hits with one value of the field they were grouped by, best first."""
 
-    def __init__(self, hits=(), receipt=None):
+    key: Any
+    hits: list[Hit]
+
+
+class Hits(list):
+    """List of `Hit`, best first, with the receipt of the search and, if asked for, its groups."""
+
+    def __init__(self, hits=(), receipt=None, groups=None):
         super().__init__(hits)
         self.receipt = receipt
+        self.groups = groups
 
     def to_pandas(self):
         """Return a DataFrame with columns id, score, meta."""

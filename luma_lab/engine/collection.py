@@ -1,18 +1,15 @@
 """Collections: named sets of points with one dimension and one metric."""
 
-import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from luma_lab import codec
-from luma_lab.engine import builds, planner, points
+from luma_lab.engine import builds, searching
 from luma_lab.engine.point_verbs import PointVerbs
 from luma_lab.errors import InvalidArgument, LumaError
 from luma_lab.store import mappings
 from luma_lab.store.database import luma_errors
-from luma_lab.types import Hit, Hits
 
 RETRIES = 8
 
@@ -33,6 +30,7 @@ class CollectionInfo:
     applied_offset: int
     created_at_ms: int
     updated_at_ms: int
+    meta_indexes: tuple[str, ...] = ()
 
 
 class VectorSnapshot(NamedTuple):
@@ -65,6 +63,8 @@ class Collection(PointVerbs):
         min_score=None,
         min_offset=None,
         filter=None,
+        group_by=None,
+        group_limit=1,
         explain=False,
     ):
         """Find the `k` points nearest to `vector`.
@@ -84,6 +84,14 @@ class Collection(PointVerbs):
             Leave out hits that score less.
         min_offset : int, optional
             Wait until this offset is readable.
+        filter : dict or str, optional
+            Only points whose meta matches, see `luma_lab.engine.filters`. There are always
+            min(k, matches) hits.
+        group_by : str, optional
+            Dotted path into meta. `k` then counts groups of one value each, the best of each
+            is a hit, and ``hits.groups`` holds up to `group_limit` of each. A point without
+            the field is a group of its own.
+        group_limit : int
         explain : bool
             Fill in ``hits.receipt``.
 
@@ -94,11 +102,13 @@ class Collection(PointVerbs):
 
         Raises
         ------
-        CollectionNotFound, DimensionMismatch, InvalidArgument, CorruptStore
+        CollectionNotFound, DimensionMismatch, InvalidArgument, InvalidFilter, CorruptStore
         """
-        if _dimensions(vector) == 2:
+        if searching.dimensions(vector) == 2:
             raise InvalidArgument("search takes one vector of shape (dim,): use search_many")
-        return self._search(
+        return searching.search(
+            self._parts,
+            self.name,
             [vector],
             k,
             search_list_size=search_list_size,
@@ -107,6 +117,8 @@ class Collection(PointVerbs):
             min_score=min_score,
             min_offset=min_offset,
             filter=filter,
+            group_by=group_by,
+            group_limit=group_limit,
             explain=explain,
         )[0]
 
@@ -121,7 +133,7 @@ class Collection(PointVerbs):
         **options
             As in :meth:`search`.
         """
-        return self._search(vectors, k, threads=threads, **options)
+        return searching.search(self._parts, self.name, vectors, k, threads=threads, **options)
 
     def info(self):
         """Return the `CollectionInfo`."""
@@ -141,6 +153,7 @@ class Collection(PointVerbs):
             self._parts.follower.head.offset,
             row.created_at_ms,
             row.updated_at_ms,
+            tuple(row.meta_indexes),
         )
 
     @luma_errors
@@ -192,110 +205,3 @@ class Collection(PointVerbs):
             f"Collection({self.name!r}, dim={info.dim}, metric={info.metric!r}, "
             f"points={info.live_count}, index={info.index!r})"
         )
-
-    def _search(
-        self,
-        vectors,
-        k,
-        *,
-        search_list_size=None,
-        exact=False,
-        include_vector=False,
-        min_score=None,
-        min_offset=None,
-        filter=None,
-        explain=False,
-        threads=1,
-    ):
-        if filter is not None:
-            builds.refuse("filter", "filters come with the convergent core")
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise InvalidArgument(f"invalid k: {k!r}: expected an int of at least 1")
-        builds.check_list_size(search_list_size, k)
-        _check_min_score(min_score)
-        if min_offset is not None:
-            self._parts.follower.wait_for(min_offset, self._parts.wait_secs)
-        snapshot = self._parts.follower.snapshot(self.name)
-        count = len(vectors) if _dimensions(vectors) != 0 else 1
-        if count == 0:
-            return []
-        queries = points.check_vectors(vectors, count, snapshot.row.dim, self.name)
-        for attempt in range(RETRIES + 1):
-            wanted = min(int(k) + 4 * attempt * int(k), max(1, snapshot.live_count))
-            found = planner.find_candidates(
-                snapshot,
-                queries,
-                wanted,
-                search_list_size=search_list_size,
-                exact=exact,
-                threads=threads,
-            )
-            fetch_started = time.perf_counter()
-            answers = [
-                self._fetch(snapshot, rows, distances, k, include_vector)
-                for rows, distances in zip(found.rows, found.distances, strict=True)
-            ]
-            # A point that died between the walk and the fetch leaves a hole: look again.
-            if all(len(a) >= min(k, snapshot.live_count) for a in answers):
-                break
-            snapshot = self._parts.follower.snapshot(self.name)
-        fetch_ms = (time.perf_counter() - fetch_started) * 1000
-        if min_score is not None:
-            answers = [Hits(h for h in hits if h.score >= min_score) for hits in answers]
-        if explain:
-            for i, hits in enumerate(answers):
-                hits.receipt = _receipt(snapshot, found, i, fetch_ms, k, search_list_size)
-        return answers
-
-    @luma_errors
-    def _fetch(self, snapshot, rows, distances, k, include_vector):
-        cosine = snapshot.row.metric == "cosine"
-        hits = Hits()
-        rows = [row for row in rows.tolist() if row >= 0]
-        alive = mappings.read_points_at(self._connection(), snapshot.row.uid, rows)
-        for row, distance in zip(rows, distances.tolist(), strict=False):
-            point = alive.get(row)
-            if point is None:
-                continue
-            score = (1.0 if cosine else 0.0) - distance
-            vector = snapshot.vectors[row].copy() if include_vector else None
-            hits.append(Hit(point.id, score, codec.decode(point.meta), vector))
-        hits.sort(key=lambda hit: (-hit.score, hit.id))
-        del hits[k:]
-        return hits
-
-
-def _dimensions(vectors):
-    """Return the number of axes, or None when they are ragged: the check behind names that."""
-    try:
-        return np.ndim(vectors)
-    except ValueError:
-        return None
-
-
-def _check_min_score(min_score):
-    real = isinstance(min_score, (int, float, np.number)) and not isinstance(min_score, bool)
-    if min_score is not None and not (real and min_score == min_score):
-        raise InvalidArgument(f"min_score is {min_score!r}: expected a number")
-
-
-def _receipt(snapshot, found, i, fetch_ms, k, search_list_size):
-    index = snapshot.index if found.strategy != "exact" else None
-    size = search_list_size or snapshot.row.params.get(
-        "search_list_size", planner.DEFAULT_LIST_SIZE
-    )
-    return {
-        "strategy": found.strategy,
-        "exact": found.strategy == "exact",
-        "kind": "flat" if index is None else snapshot.index_name.rsplit("-", 1)[0],
-        "hops": int(found.hops[i]),
-        "comparisons": int(found.comparisons[i]),
-        "reads": 0,
-        "cache_hits": 0,
-        "candidates": int((found.rows[i] >= 0).sum()),
-        "matches": None,
-        "params": {"k": int(k)} if index is None else {"k": int(k), "search_list_size": size},
-        "fingerprint": None if index is None else index.fingerprint,
-        "offset": snapshot.offset,
-        "times_ms": {"plan": 0.0, "walk": found.walk_ms, "rerank": 0.0, "fetch": fetch_ms},
-    }

@@ -12,6 +12,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import zict
+
 from luma_lab import codec
 from luma_lab.engine import builds, filters
 from luma_lab.engine.clock import Clock
@@ -34,6 +36,7 @@ from luma_lab.types import METRICS, WriteResult
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 MAX_DIM = 65_535
+MASKS = 16  # answers of filters kept, of whatever collection
 
 
 @dataclasses.dataclass
@@ -48,6 +51,7 @@ class Parts:
     follower: Follower = None
     jobs: Jobs = None
     prepared: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    masks: Any = dataclasses.field(default_factory=lambda: zict.LRU(MASKS, {}))
     rebuilding: set[Any] = dataclasses.field(default_factory=set)
     wait_secs: float = 30.0
 
@@ -118,7 +122,9 @@ class Lab:
         """How many times the lab was restored from a backup."""
         return self._parts.follower.catch_up().epoch
 
-    def create_collection(self, name, dim, metric="cosine", *, index="auto", params=None):
+    def create_collection(
+        self, name, dim, metric="cosine", *, index="auto", params=None, meta_indexes=()
+    ):
         """Create a collection.
 
         Parameters
@@ -132,6 +138,8 @@ class Lab:
             What ``build_index()`` builds.
         params : dict, optional
             Index parameters, see :meth:`Collection.build_index`.
+        meta_indexes : sequence of str
+            Dotted paths into meta, at most 16, that filters find by an index of their own.
 
         Raises
         ------
@@ -144,11 +152,16 @@ class Lab:
             raise UnknownName("metric", metric, METRICS)
         builds.check_kind(index)
         params = builds.check_params(params) if params else {}
+        paths = filters.check_paths(meta_indexes)
 
         def operation(unit):
             if catalog.find(unit.connection, name) is not None:
                 raise AlreadyExists("collection", name)
-            catalog.insert(unit.connection, name, dim, metric, index, params, unit.now_ms)
+            uid = catalog.insert(
+                unit.connection, name, dim, metric, index, params, unit.now_ms, list(paths)
+            )
+            for statement in filters.index_statements(uid, paths):
+                unit.connection.execute(statement)
             data = codec.encode({"collection": name, "dim": dim, "metric": metric})
             return unit.append("vector_collection_created", collection=name, data=data)
 
@@ -175,6 +188,8 @@ class Lab:
 
         def operation(unit):
             row = catalog.require(unit.connection, name)
+            for statement in filters.drop_statements(row.uid, row.meta_indexes):
+                unit.connection.execute(statement)
             catalog.delete(unit.connection, row.uid)
             data = codec.encode({"collection": name})
             offset = unit.append("vector_collection_dropped", collection=name, data=data)

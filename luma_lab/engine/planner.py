@@ -9,6 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 DEFAULT_LIST_SIZE = 64
+# Below either a scan of the matching rows is faster than a walk that must pass over the others.
+SCANNED_ROWS = 5000
+SCANNED_SHARE = 0.1
 
 
 class Candidates(NamedTuple):
@@ -18,7 +21,7 @@ class Candidates(NamedTuple):
     ----------
     rows : int64 array of shape (n_queries, k), padded with -1
     distances : float32 array of shape (n_queries, k), ascending
-    strategy : {"exact", "walk", "walk+tail"}
+    strategy : {"exact", "walk", "walk+tail"}, behind "filter+" where rows were given
     hops, comparisons : int64 arrays of shape (n_queries,)
     walk_ms : float
     """
@@ -74,6 +77,60 @@ def find_candidates(snapshot, queries, k, *, search_list_size=None, exact=False,
     strategy = "exact" if not walks else "walk+tail" if start < total else "walk"
     elapsed = (time.perf_counter() - started) * 1000
     return Candidates(rows, distances, strategy, hops, comparisons, elapsed)
+
+
+def find_among(snapshot, queries, k, rows, *, search_list_size=None, exact=False, threads=1):
+    """Return the `Candidates` nearest to each query among the given rows of a snapshot.
+
+    Few rows are scanned. Many are sought by the index with a list as much longer as they are
+    rarer; where the walk ends with fewer than there are, they are scanned after all.
+
+    Parameters
+    ----------
+    rows : ascending int64 array
+    """
+    started = time.perf_counter()
+    start = snapshot.indexed_rows
+    inside = int(np.searchsorted(rows, start))
+    share = inside / max(1, start)
+    walks = snapshot.index is not None and not exact
+    if not walks or inside <= max(SCANNED_ROWS, SCANNED_SHARE * start):
+        return _scan_rows(snapshot, queries, k, rows, threads, started, "filter+exact")
+    size = search_list_size or snapshot.row.params.get("search_list_size", DEFAULT_LIST_SIZE)
+    mask = np.zeros(start, dtype=bool)
+    mask[rows[:inside]] = True
+    found = snapshot.index.search(
+        queries,
+        k=k,
+        search_list_size=min(max(k, int(max(size, k) / share)), start),
+        threads=threads,
+        mask=mask,
+    )
+    if (found.rows >= 0).sum(axis=1).min() < min(k, inside):
+        return _scan_rows(snapshot, queries, k, rows, threads, started, "filter+exact")
+    merged, distances, strategy = found.rows, found.distances, "filter+walk"
+    comparisons = found.stats.comparisons.astype(np.int64)
+    if inside < len(rows):
+        tail = _scan(snapshot, queries, k, rows[inside:], threads)
+        merged, distances = _merge((merged, distances), tail, k)
+        comparisons = comparisons + (len(rows) - inside)
+        strategy = "filter+walk+tail"
+    elapsed = (time.perf_counter() - started) * 1000
+    return Candidates(merged, distances, strategy, found.stats.hops, comparisons, elapsed)
+
+
+def _scan_rows(snapshot, queries, k, rows, threads, started, strategy):
+    found, distances = _scan(snapshot, queries, k, rows, threads)
+    nothing = np.zeros(len(queries), np.int64)
+    elapsed = (time.perf_counter() - started) * 1000
+    return Candidates(found, distances, strategy, nothing, nothing + len(rows), elapsed)
+
+
+def _scan(snapshot, queries, k, rows, threads):
+    from luma_lab.index.flat import exact_search
+
+    metric = snapshot.row.metric
+    return exact_search(snapshot.vectors, queries, k, metric, rows=rows, threads=threads)
 
 
 def _merge(left, right, k):

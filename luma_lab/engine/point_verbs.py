@@ -3,7 +3,7 @@
 from functools import partial
 
 from luma_lab import codec
-from luma_lab.engine import points
+from luma_lab.engine import filters, points
 from luma_lab.engine.points import KEEP
 from luma_lab.errors import InvalidArgument, LumaError, UnknownName
 from luma_lab.store import catalog, mappings
@@ -80,9 +80,39 @@ class PointVerbs:
         """
         return self._write("update", ids, vectors, metas)
 
-    def delete(self, ids):
-        """Delete points by id (one or many); the result's `count` tells how many were there."""
-        return self._apply(partial(points.delete_points, name=self.name, ids=_id_list(ids)))
+    def delete(self, ids=None, *, filter=None):
+        """Delete points by id (one or many) or by filter, in one commit.
+
+        Returns
+        -------
+        WriteResult
+            `count` tells how many were there.
+
+        Raises
+        ------
+        InvalidArgument
+            Not exactly one of the two, or a filter that says nothing.
+        """
+        if (ids is None) == (filter is None):
+            raise InvalidArgument("delete takes ids or a filter: expected exactly one of them")
+        if filter is None:
+            return self._apply(partial(points.delete_points, name=self.name, ids=_id_list(ids)))
+        tree = filters.parse(filter)
+        if tree is None:
+            raise InvalidArgument(
+                "the filter is empty and would delete every point: say which, or drop the "
+                "collection"
+            )
+        return self._apply(partial(points.delete_where, name=self.name, tree=tree))
+
+    @luma_errors
+    def count(self, filter=None):
+        """Return how many points there are, or how many match a filter."""
+        tree = filters.parse(filter)
+        with self._reading() as (connection, row):
+            if tree is None:
+                return row.live
+            return mappings.count_points(connection, *filters.where_points(tree, row))
 
     def write_each(self, verb, items):
         """Apply items in one commit, in order, each for itself.
@@ -124,7 +154,7 @@ class PointVerbs:
             return [None if p is None else _point(matrix, p) for p in found]
 
     @luma_errors
-    def scroll(self, after=None, limit=SCROLL_LIMIT):
+    def scroll(self, after=None, limit=SCROLL_LIMIT, *, filter=None):
         """Return (points, next): a page in byte order of id, and the `after` of the next page.
 
         Parameters
@@ -132,6 +162,8 @@ class PointVerbs:
         after : str, optional
             Only ids beyond this one.
         limit : int
+        filter : dict or str, optional
+            Only points whose meta matches.
 
         Returns
         -------
@@ -141,9 +173,11 @@ class PointVerbs:
         """
         if type(limit) is not int or limit < 1:
             raise InvalidArgument(f"limit is {limit!r}: expected an int of at least 1")
+        tree = filters.parse(filter)
         after = "" if after is None else points.check_id(after)
         with self._reading() as (connection, row):
-            found = mappings.scan_points(connection, row.uid, after, limit + 1)
+            where = filters.compile_filter(tree, "meta") if tree else ("1", ())
+            found = mappings.scan_points(connection, row.uid, after, limit + 1, *where)
             matrix = self._matrices.checked(connection, row)
             page = [_point(matrix, p) for p in found[:limit]]
         return page, page[-1].id if len(found) > limit else None

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 
 from luma_lab import codec
+from luma_lab.engine import filters
 from luma_lab.errors import (
     AlreadyExists,
     DimensionMismatch,
@@ -233,6 +234,15 @@ def delete_points(unit, name, ids, *, missing_ok=True):
         unit.connection, row.uid, row.rows, row.live - len(rows), row.upserts, unit.now_ms
     )
     return WriteResult(unit.head.offset, len(rows))
+
+
+def delete_where(unit, name, tree):
+    """Delete the points whose meta matches a filter; the result's count tells how many."""
+    row = catalog.require(unit.connection, name)
+    condition, bindings = filters.compile_filter(tree, "meta", filters.scope_of(row.uid))
+    return delete_points(
+        unit, name, mappings.ids_where(unit.connection, row.uid, condition, bindings)
+    )
 
 
 def write_each(unit, name, items, verb):

@@ -7,7 +7,8 @@ from luma_lab.errors import CollectionNotFound
 
 _COLUMNS = (
     "uid, name, dim, metric, kind, params, generation, rows, live, upserts, "
-    "created_at_ms, updated_at_ms, index_name, index_rows, index_offset, index_built_ms"
+    "created_at_ms, updated_at_ms, index_name, index_rows, index_offset, index_built_ms, "
+    "meta_indexes"
 )
 
 
@@ -35,6 +36,7 @@ class CollectionRow(NamedTuple):
     index_rows: int
     index_offset: int
     index_built_ms: int | None
+    meta_indexes: list[str]
 
 
 def read_all(connection):
@@ -61,12 +63,21 @@ def require(connection, name):
     return row
 
 
-def insert(connection, name, dim, metric, kind, params, now_ms):
+def insert(connection, name, dim, metric, kind, params, now_ms, meta_indexes=()):
     """Add a collection and return its uid, which no other collection ever gets."""
     connection.execute(
         "INSERT INTO luma_collections (name, dim, metric, kind, params, created_at_ms, "
-        "updated_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (name, dim, metric, kind, codec.encode(params).decode(), now_ms, now_ms),
+        "updated_at_ms, meta_indexes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            name,
+            dim,
+            metric,
+            kind,
+            codec.encode(params).decode(),
+            now_ms,
+            now_ms,
+            codec.encode(list(meta_indexes)).decode(),
+        ),
     )
     return connection.last_insert_rowid()
 
@@ -128,4 +139,5 @@ def write_blocks(connection, uid, generation, blocks):
 def _row(values):
     values = list(values)
     values[5] = codec.decode(values[5])
+    values[16] = codec.decode(values[16])
     return CollectionRow._make(values)

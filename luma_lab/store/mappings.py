@@ -156,14 +156,42 @@ def read_points_at(connection, uid, rows):
     return found
 
 
-def scan_points(connection, uid, after, limit):
-    """Return up to `limit` `PointRow`s with ids after `after`, in byte order of id."""
+def scan_points(connection, uid, after, limit, condition="1", bindings=()):
+    """Return up to `limit` `PointRow`s with ids after `after`, in byte order of id.
+
+    Parameters
+    ----------
+    condition : str
+        Trusted SQL over the column ``meta``.
+    """
     rows = connection.execute(
         "SELECT point, id, revision, meta, crc FROM luma_points WHERE uid=? AND id > ? "
-        "ORDER BY id LIMIT ?",
-        (uid, after, limit),
+        f"AND {condition} ORDER BY id LIMIT ?",
+        (uid, after, *bindings, limit),
     )
     return [_point_row(row) for row in rows]
+
+
+def rows_where(connection, condition, bindings):
+    """Yield the matrix rows of the points that meet a condition, trusted SQL."""
+    found = connection.execute(f"SELECT point FROM luma_points WHERE {condition}", bindings)
+    return (point & ((1 << ROW_BITS) - 1) for (point,) in found)
+
+
+def count_points(connection, condition, bindings):
+    """Return how many points meet a condition, trusted SQL."""
+    return connection.execute(f"SELECT count(*) FROM luma_points WHERE {condition}", bindings).get
+
+
+def ids_where(connection, condition, bindings):
+    """Return the ids of the points that meet a condition, trusted SQL."""
+    found = connection.execute(f"SELECT id FROM luma_points WHERE {condition}", bindings)
+    return [id for (id,) in found]
+
+
+def points_range(uid):
+    """Return the SQL that says where a collection's points lie."""
+    return f"point >= {uid << ROW_BITS} AND point < {(uid + 1) << ROW_BITS}"
 
 
 def live_rows(connection, uid):

@@ -1,0 +1,270 @@
+"""How a search is answered: plan, candidates, fetch, filter, group, receipt.
+
+A filtered search reads which rows match, and later the points it answers with, in one read
+transaction that began before the vectors were looked up. So every hit satisfies the filter with
+the very meta it is returned with, and no match is lost to a write in between.
+"""
+
+import time
+
+import numpy as np
+
+from luma_lab import codec
+from luma_lab.engine import builds, filters, planner, points
+from luma_lab.errors import InvalidArgument, LumaError
+from luma_lab.store import catalog, deadline, mappings
+from luma_lab.store.database import luma_errors
+from luma_lab.types import Group, Hit, Hits
+
+RETRIES = 8
+WIDEN = 4
+
+
+def search(
+    parts,
+    name,
+    vectors,
+    k,
+    *,
+    search_list_size=None,
+    exact=False,
+    include_vector=False,
+    min_score=None,
+    min_offset=None,
+    filter=None,
+    group_by=None,
+    group_limit=1,
+    explain=False,
+    threads=1,
+):
+    """Return a list of `Hits`, one for each vector; see `Collection.search`."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise InvalidArgument(f"invalid k: {k!r}: expected an int of at least 1")
+    k = int(k)
+    builds.check_list_size(search_list_size, k)
+    _check_min_score(min_score)
+    tree = filters.parse(filter)
+    groups = None if group_by is None else _Grouping(group_by, group_limit)
+    if min_offset is not None:
+        parts.follower.wait_for(min_offset, parts.wait_secs)
+    snapshot = parts.follower.snapshot(name)
+    count = len(vectors) if dimensions(vectors) != 0 else 1
+    if count == 0:
+        return []
+    queries = points.check_vectors(vectors, count, snapshot.row.dim, name)
+    options = {"search_list_size": search_list_size, "exact": exact, "threads": threads}
+    if tree is None:
+        answers, found, snapshot, fetch_ms = _unfiltered(
+            parts, name, snapshot, queries, k, options, include_vector, groups
+        )
+        matches, plan_ms = None, 0.0
+    else:
+        answers, found, snapshot, fetch_ms, matches, plan_ms = _filtered(
+            parts, name, tree, queries, k, options, include_vector, groups
+        )
+    if min_score is not None:
+        answers = [_above(hits, min_score) for hits in answers]
+    if explain:
+        for i, hits in enumerate(answers):
+            receipt = _receipt(snapshot, found, i, k, search_list_size)
+            receipt["matches"] = matches
+            receipt["times_ms"] |= {"plan": plan_ms, "fetch": fetch_ms}
+            hits.receipt = receipt
+    return answers
+
+
+def matching_rows(parts, connection, row, tree):
+    """Return the ascending int64 array of the matrix rows whose points match a filter.
+
+    Parameters
+    ----------
+    connection : apsw.Connection
+        Inside the read transaction that read the catalog row `row`.
+    """
+    condition, bindings = filters.where_points(tree, row)
+    # No two states of a collection have the same three counters: writes count up `upserts`,
+    # deletes count down `live` in between.
+    place = (row.uid, row.generation, row.rows, row.live, row.upserts, condition, tuple(bindings))
+    cached = parts.masks.get(place)
+    if cached is None:
+        found = mappings.rows_where(connection, condition, bindings)
+        cached = np.fromiter(found, np.int64)
+        cached.sort()
+        cached.setflags(write=False)
+        parts.masks[place] = cached
+    return cached
+
+
+def dimensions(vectors):
+    """Return the number of axes, or None when they are ragged: the check behind names that."""
+    try:
+        return np.ndim(vectors)
+    except ValueError:
+        return None
+
+
+def _unfiltered(parts, name, snapshot, queries, k, options, include_vector, groups):
+    for attempt in range(RETRIES + 1):
+        deadline.check()
+        wanted = _wanted(k, attempt, groups, max(1, snapshot.live_count))
+        found = planner.find_candidates(snapshot, queries, wanted, **options)
+        fetch_started = time.perf_counter()
+        answers = [
+            _fetch(parts.database.reader(), snapshot, rows, distances, include_vector)
+            for rows, distances in zip(found.rows, found.distances, strict=True)
+        ]
+        # A point that died between the walk and the fetch leaves a hole: look again.
+        whole = all(len(a) >= min(k, snapshot.live_count) for a in answers)
+        if groups is not None:
+            answers = [groups(hits, k) for hits in answers]
+            whole = wanted >= snapshot.live_count or groups.are_full(answers, k)
+        if whole or (attempt == RETRIES and groups is None):
+            break
+        snapshot = parts.follower.snapshot(name)
+    if groups is None:
+        for hits in answers:
+            del hits[k:]
+    return answers, found, snapshot, (time.perf_counter() - fetch_started) * 1000
+
+
+@luma_errors
+def _filtered(parts, name, tree, queries, k, options, include_vector, groups):
+    connection = parts.database.reader()
+    for _ in range(RETRIES):
+        started = time.perf_counter()
+        connection.execute("BEGIN")
+        try:
+            row = catalog.require(connection, name)
+            rows = matching_rows(parts, connection, row, tree)
+            snapshot = parts.follower.snapshot(name)
+            if (snapshot.row.uid, snapshot.row.generation) != (row.uid, row.generation):
+                continue  # dropped and created again, or compacted, a moment ago
+            plan_ms = (time.perf_counter() - started) * 1000
+            attempt = 0
+            while True:
+                deadline.check()
+                wanted = _wanted(k, attempt, groups, max(1, len(rows)))
+                found = planner.find_among(snapshot, queries, wanted, rows, **options)
+                fetch_started = time.perf_counter()
+                answers = [
+                    _fetch(connection, snapshot, r, d, include_vector)
+                    for r, d in zip(found.rows, found.distances, strict=True)
+                ]
+                if groups is None:
+                    for hits in answers:
+                        del hits[k:]
+                    break
+                answers = [groups(hits, k) for hits in answers]
+                if wanted >= len(rows) or groups.are_full(answers, k):
+                    break
+                attempt += 1
+            fetch_ms = (time.perf_counter() - fetch_started) * 1000
+            return answers, found, snapshot, fetch_ms, len(rows), plan_ms
+        finally:
+            connection.execute("COMMIT")
+    raise LumaError(f"collection {name!r} changes too fast for a filtered search: try again")
+
+
+def _wanted(k, attempt, groups, most):
+    """Return how many candidates to look for at an attempt."""
+    if groups is None:
+        return min(k + WIDEN * attempt * k, most)
+    return min(k * groups.limit * WIDEN ** (attempt + 1), most)
+
+
+def _fetch(connection, snapshot, rows, distances, include_vector):
+    cosine = snapshot.row.metric == "cosine"
+    hits = Hits()
+    rows = [row for row in rows.tolist() if row >= 0]
+    alive = mappings.read_points_at(connection, snapshot.row.uid, rows)
+    for row, distance in zip(rows, distances.tolist(), strict=False):
+        point = alive.get(row)
+        if point is None:
+            continue
+        score = (1.0 if cosine else 0.0) - distance
+        vector = snapshot.vectors[row].copy() if include_vector else None
+        hits.append(Hit(point.id, score, codec.decode(point.meta), vector))
+    hits.sort(key=lambda hit: (-hit.score, hit.id))
+    return hits
+
+
+class _Grouping:
+    """Folds hits into groups by the value of one field of their meta."""
+
+    def __init__(self, group_by, group_limit):
+        if not isinstance(group_by, str):
+            raise InvalidArgument(f"group_by is {group_by!r}: expected a dotted path into meta")
+        if type(group_limit) is not int or group_limit < 1:
+            raise InvalidArgument(f"group_limit is {group_limit!r}: expected an int of at least 1")
+        self.path = filters.split_path(group_by)
+        self.limit = group_limit
+
+    def __call__(self, hits, k):
+        """Return the `Hits` of the best `k` groups; a hit without the field is one of its own."""
+        found = {}
+        for position, hit in enumerate(hits):
+            value = _dig(hit.meta, self.path)
+            place = (position,) if value is None else codec.encode(value)
+            if place not in found:
+                if len(found) == k:
+                    continue
+                found[place] = Group(value, [])
+            if len(found[place].hits) < self.limit:
+                found[place].hits.append(hit)
+        groups = list(found.values())
+        return Hits((group.hits[0] for group in groups), groups=groups)
+
+    def are_full(self, answers, k):
+        """Return whether no further candidate could add to any answer."""
+        return all(
+            len(hits) == k and all(len(group.hits) == self.limit for group in hits.groups)
+            for hits in answers
+        )
+
+
+def _dig(meta, path):
+    for segment in path:
+        if not isinstance(meta, dict) or segment not in meta:
+            return None
+        meta = meta[segment]
+    return meta
+
+
+def _above(hits, min_score):
+    groups = hits.groups
+    if groups is not None:
+        groups = [
+            Group(g.key, [h for h in g.hits if h.score >= min_score])
+            for g in groups
+            if g.hits[0].score >= min_score
+        ]
+    return Hits((h for h in hits if h.score >= min_score), groups=groups)
+
+
+def _check_min_score(min_score):
+    real = isinstance(min_score, (int, float, np.number)) and not isinstance(min_score, bool)
+    if min_score is not None and not (real and min_score == min_score):
+        raise InvalidArgument(f"min_score is {min_score!r}: expected a number")
+
+
+def _receipt(snapshot, found, i, k, search_list_size):
+    walked = "walk" in found.strategy
+    index = snapshot.index if walked else None
+    size = search_list_size or snapshot.row.params.get(
+        "search_list_size", planner.DEFAULT_LIST_SIZE
+    )
+    return {
+        "strategy": found.strategy,
+        "exact": not walked,
+        "kind": "flat" if index is None else snapshot.index_name.rsplit("-", 1)[0],
+        "hops": int(found.hops[i]),
+        "comparisons": int(found.comparisons[i]),
+        "reads": 0,
+        "cache_hits": 0,
+        "candidates": int((found.rows[i] >= 0).sum()),
+        "matches": None,
+        "params": {"k": k} if index is None else {"k": k, "search_list_size": size},
+        "fingerprint": None if index is None else index.fingerprint,
+        "offset": snapshot.offset,
+        "times_ms": {"plan": 0.0, "walk": found.walk_ms, "rerank": 0.0, "fetch": 0.0},
+    }
