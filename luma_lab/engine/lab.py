@@ -16,6 +16,7 @@ import zict
 
 from luma_lab import codec
 from luma_lab.engine import builds, filters
+from luma_lab.engine import meta_indexes as declared
 from luma_lab.engine.clock import Clock
 from luma_lab.engine.collection import Collection
 from luma_lab.engine.documents import Documents
@@ -152,7 +153,7 @@ class Lab:
             raise UnknownName("metric", metric, METRICS)
         builds.check_kind(index)
         params = builds.check_params(params) if params else {}
-        paths = filters.check_paths(meta_indexes)
+        paths = declared.check_paths(meta_indexes)
 
         def operation(unit):
             if catalog.find(unit.connection, name) is not None:
@@ -160,7 +161,7 @@ class Lab:
             uid = catalog.insert(
                 unit.connection, name, dim, metric, index, params, unit.now_ms, list(paths)
             )
-            for statement in filters.index_statements(uid, paths):
+            for statement in declared.index_statements(uid, paths):
                 unit.connection.execute(statement)
             data = codec.encode({"collection": name, "dim": dim, "metric": metric})
             return unit.append("vector_collection_created", collection=name, data=data)
@@ -188,7 +189,7 @@ class Lab:
 
         def operation(unit):
             row = catalog.require(unit.connection, name)
-            for statement in filters.drop_statements(row.uid, row.meta_indexes):
+            for statement in declared.drop_statements(row.uid, row.meta_indexes):
                 unit.connection.execute(statement)
             catalog.delete(unit.connection, row.uid)
             data = codec.encode({"collection": name})

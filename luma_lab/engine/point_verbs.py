@@ -3,7 +3,7 @@
 from functools import partial
 
 from luma_lab import codec
-from luma_lab.engine import filters, points
+from luma_lab.engine import filters, meta_indexes, points
 from luma_lab.engine.points import KEEP
 from luma_lab.errors import InvalidArgument, LumaError, UnknownName
 from luma_lab.store import catalog, mappings
@@ -112,7 +112,7 @@ class PointVerbs:
         with self._reading() as (connection, row):
             if tree is None:
                 return row.live
-            return mappings.count_points(connection, *filters.where_points(tree, row))
+            return mappings.count_points(connection, *meta_indexes.where_points(tree, row))
 
     def write_each(self, verb, items):
         """Apply items in one commit, in order, each for itself.

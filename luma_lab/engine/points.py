@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.engine import filters
+from luma_lab.engine import meta_indexes
 from luma_lab.errors import (
     AlreadyExists,
     DimensionMismatch,
@@ -239,10 +239,8 @@ def delete_points(unit, name, ids, *, missing_ok=True):
 def delete_where(unit, name, tree):
     """Delete the points whose meta matches a filter; the result's count tells how many."""
     row = catalog.require(unit.connection, name)
-    condition, bindings = filters.compile_filter(tree, "meta", filters.scope_of(row.uid))
-    return delete_points(
-        unit, name, mappings.ids_where(unit.connection, row.uid, condition, bindings)
-    )
+    ids = mappings.ids_where(unit.connection, *meta_indexes.where_points(tree, row))
+    return delete_points(unit, name, ids)
 
 
 def write_each(unit, name, items, verb):

@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.engine import builds, filters, planner, points
+from luma_lab.engine import builds, filters, meta_indexes, planner, points
 from luma_lab.errors import InvalidArgument, LumaError
 from luma_lab.store import catalog, deadline, mappings
 from luma_lab.store.database import luma_errors
@@ -81,7 +81,7 @@ def matching_rows(parts, connection, row, tree):
     connection : apsw.Connection
         Inside the read transaction that read the catalog row `row`.
     """
-    condition, bindings = filters.where_points(tree, row)
+    condition, bindings = meta_indexes.where_points(tree, row)
     # No two states of a collection have the same three counters: writes count up `upserts`,
     # deletes count down `live` in between.
     place = (row.uid, row.generation, row.rows, row.live, row.upserts, condition, tuple(bindings))

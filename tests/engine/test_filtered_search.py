@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luma_lab.engine import filters, planner
+from luma_lab.engine import filters, meta_indexes, planner
 
 DIM = 6
 COUNT = 400
@@ -138,10 +138,10 @@ def test_inside_a_transaction_filters_see_its_own_writes(docs, lab):
 
 def test_groups_hold_the_best_of_each_value(docs):
     query = np.zeros(DIM)
-    everything = docs.search(query, 10**6)
+    everything = docs.search(query, 10**6, exact=True)
     for filter, test in ((None, lambda m: True), ({"n": {"$lt": 5}}, lambda m: m.get("n", 9) < 5)):
         for k in (1, 2, 5, 30, 1000):
-            hits = docs.search(query, k, group_by="n", group_limit=3, filter=filter)
+            hits = docs.search(query, k, group_by="n", group_limit=3, filter=filter, exact=True)
             groups = {}
             for place, hit in enumerate(everything):
                 if test(hit.meta or {}):
@@ -207,13 +207,11 @@ def lab_pair():
 
 def plan(lab, docs, filter):
     """Return SQLite's plan of the statement that finds the rows of a filter."""
-    from luma_lab.store import catalog, mappings
+    from luma_lab.store import catalog
 
     row = catalog.require(lab._parts.database.reader(), docs.name)
-    condition, bindings = filters.compile_filter(
-        filters.parse(filter), "meta", filters.scope_of(row.uid)
-    )
-    sql = f"SELECT point FROM luma_points WHERE {mappings._range(row.uid)} AND {condition}"
+    condition, bindings = meta_indexes.where_points(filters.parse(filter), row)
+    sql = f"SELECT point FROM luma_points WHERE {condition}"
     found = lab._parts.database.reader().execute(f"EXPLAIN QUERY PLAN {sql}", bindings)
     return "\n".join(line[3] for line in found)
 
