@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 METRICS = ("cosine", "dot", "l2")
+SHOWN_ROWS = 50
 LARGEST_SQUARE = 8e37  # of a vector's length: beyond it a distance would not fit float32
 
 
@@ -87,6 +88,53 @@ class Hits(list):
             "<table><thead><tr><th>id</th><th>score</th><th>meta</th></tr></thead>"
             f"<tbody>{rows}</tbody></table>"
         )
+
+
+class Rows:
+    """The answer of an SQL query; it iterates as dicts.
+
+    Attributes
+    ----------
+    columns : list of str
+        Distinct names, in order.
+    rows : list of tuple
+    truncated : bool
+        Whether a cap cut it short.
+    """
+
+    def __init__(self, columns, rows, truncated=False):
+        self.columns, self.rows, self.truncated = columns, rows, truncated
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        return (dict(zip(self.columns, row, strict=True)) for row in self.rows)
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return Rows(self.columns, self.rows[place], self.truncated)
+        return dict(zip(self.columns, self.rows[place], strict=True))
+
+    def to_pandas(self):
+        """Return a DataFrame."""
+        import pandas
+
+        return pandas.DataFrame(self.rows, columns=self.columns)
+
+    def __repr__(self):
+        more = ", truncated" if self.truncated else ""
+        return f"Rows({len(self.rows)} x {self.columns}{more})"
+
+    def _repr_html_(self):
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(_shorten(v))}</td>" for v in row) + "</tr>"
+            for row in self.rows[:SHOWN_ROWS]
+        )
+        hidden = len(self.rows) - SHOWN_ROWS
+        note = f"<p>and {hidden} more</p>" if hidden > 0 else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
 
 def _shorten(value, limit=120):

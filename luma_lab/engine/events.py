@@ -142,31 +142,33 @@ class Events(Publisher):
         are costly to show, are passed over.
         """
         connection = self._database.reader()
-        frames = []
         connection.execute("BEGIN")
         try:
-            head = event_log.read_head(connection)
-            gap = _gap(since, head)
-            if gap is not None:
-                frames.append(gap)
-                since = gap.offset
-            size = 0
-            names = {}
-            while len(frames) < limit and size < max_bytes:
-                room = min(limit - len(frames), READ_ENTRIES)
-                entries = event_log.read(connection, since, room, max_bytes - size, points=points)
-                for entry in entries:
-                    frame = self._frame(connection, entry, names)
-                    frames.append(frame)
-                    since = entry.offset
-                    size += len(frame.data)
-                    if size >= max_bytes:
-                        break
-                if not entries:
-                    since = head.offset
-                    break
+            return self.frames_in(connection, since, limit, max_bytes, points=points)
         finally:
             connection.execute("COMMIT")
+
+    def frames_in(self, connection, since, limit=PAGE, max_bytes=PAGE_BYTES, *, points=True):
+        """As :meth:`read_frames`, within the transaction that `connection` has open."""
+        frames, names, size = [], {}, 0
+        head = event_log.read_head(connection)
+        gap = _gap(since, head)
+        if gap is not None:
+            frames.append(gap)
+            since = gap.offset
+        while len(frames) < limit and size < max_bytes:
+            room = min(limit - len(frames), READ_ENTRIES)
+            entries = event_log.read(connection, since, room, max_bytes - size, points=points)
+            for entry in entries:
+                frame = self._frame(connection, entry, names)
+                frames.append(frame)
+                since = entry.offset
+                size += len(frame.data)
+                if size >= max_bytes:
+                    break
+            if not entries:
+                since = head.offset
+                break
         return frames, since
 
     def _follow(self, cursor, wanted, points, timeout):

@@ -23,6 +23,7 @@ from luma_lab.engine.documents import Documents
 from luma_lab.engine.events import Events
 from luma_lab.engine.follower import Follower
 from luma_lab.engine.jobs import Jobs
+from luma_lab.engine.sql import Readers, Sql
 from luma_lab.engine.state import State, StateCache
 from luma_lab.engine.transaction import Transaction
 from luma_lab.engine.upkeep import Retention, Upkeep, remove_orphans
@@ -67,6 +68,7 @@ class Lab:
     ----------
     state : luma_lab.engine.state.State
     events : luma_lab.engine.events.Events
+    sql : luma_lab.engine.sql.Sql
     path : pathlib.Path
     """
 
@@ -98,6 +100,9 @@ class Lab:
                 parts.writer.run, database.reader, clock, StateCache(), parts.writer.submit_soon
             )
             self.events = Events(parts.writer.run, database, matrices, parts.follower)
+            readers = Readers(parts, self.events)
+            parts.writer.guard = readers.guard(parts.writer.connection, writes=True)
+            self.sql = Sql(parts.writer.run, readers)
             self._upkeep = Upkeep(parts, retention or Retention())
         except BaseException:
             self._stop()

@@ -7,6 +7,7 @@ import apsw
 from luma_lab.engine.documents import Documents
 from luma_lab.engine.events import Publisher
 from luma_lab.engine.point_verbs import PointVerbs
+from luma_lab.engine.sql import Sql
 from luma_lab.engine.state import State
 from luma_lab.errors import InvalidArgument, LumaError, StorageError, TransactionTimeout
 from luma_lab.store import catalog
@@ -24,6 +25,9 @@ class Transaction:
     ----------
     state : State
     events : Publisher
+    sql : Sql
+        Queries see the transaction's own writes. A statement that ends the transaction
+        (``INSERT OR ROLLBACK``) undoes all of it.
     first_offset, offset : int
         After the commit: the range of the log it wrote. Equal to the head when it wrote
         nothing.
@@ -40,6 +44,7 @@ class Transaction:
         self.first_offset = self.offset = None
         self.state = State(self._apply, self._connection, parts.clock)
         self.events = Publisher(self._apply)
+        self.sql = Sql(self._apply, self._guard_of)
 
     def collection(self, name):
         """Return the points of a collection as this transaction sees them.
@@ -98,7 +103,11 @@ class Transaction:
             self.first_offset = min(self.first_offset, self.offset)
             self._parts.writer.end(unit)
 
-    def _apply(self, operation):
+    def _guard_of(self):
+        self._check()
+        return self._parts.writer.guard
+
+    def _apply(self, operation, alone=True):
         with self._guard:
             self._check()
             try:

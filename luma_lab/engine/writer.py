@@ -44,10 +44,13 @@ class Unit:
         The transaction's time; never before that of an earlier one.
     head : luma_lab.store.log.Head
         Advanced by :meth:`append`, stored at the end.
+    guard : luma_lab.engine.sql_guard.Guard
+        What stands before users' SQL on the connection.
     """
 
-    def __init__(self, connection, clock, matrices):
+    def __init__(self, connection, clock, matrices, guard=None):
         self.connection = connection
+        self.guard = guard
         self.head = event_log.read_head(connection)
         self.now_ms = max(clock.now_ms(), self.head.last_ts_ms)
         self.head.last_ts_ms = self.now_ms
@@ -122,6 +125,7 @@ class Writer:
         self._thread = threading.Thread(target=self._loop, name="luma-writer", daemon=True)
         self._thread.start()
         self.committed = lambda: None
+        self.guard = None
 
     def submit(self, operation, *, alone=False):
         """Queue ``operation(unit) -> result``; return a Future resolved after the commit.
@@ -290,7 +294,7 @@ class Writer:
 
     def _open_unit(self):
         self.connection.execute("BEGIN IMMEDIATE")
-        return Unit(self.connection, self._clock, self._matrices)
+        return Unit(self.connection, self._clock, self._matrices, self.guard)
 
     def _rollback(self):
         if self.connection.in_transaction:
