@@ -68,16 +68,8 @@ class Publisher:
         -------
         WriteResult
         """
-        if not isinstance(type, str) or not TYPE_PATTERN.fullmatch(type):
-            raise InvalidArgument(
-                f"event type {type!r}: expected a letter, then up to 63 of A-Z a-z 0-9 _ . -"
-            )
-        if type.startswith(RESERVED_PREFIXES) or type in RESERVED_TYPES:
-            raise InvalidArgument(f"event type {type!r} is reserved: choose another name")
-        if key is not None:
-            check_key(key)
-        encoded = codec.encode(data, f"data of event {type!r}")
-        return self._apply(partial(_publish, type=type, key=key, data=encoded))
+        encoded = check_event(type, data, key)
+        return self._apply(partial(publish_event, type=type, key=key, data=encoded))
 
 
 class Events(Publisher):
@@ -245,7 +237,21 @@ class Events(Publisher):
         return msgspec.json.encode(codec.float_list(vector)), b""
 
 
-def _publish(unit, type, key, data):
+def check_event(type, data, key):
+    """Return the data of a caller's event as JSON bytes; raise `InvalidArgument`."""
+    if not isinstance(type, str) or not TYPE_PATTERN.fullmatch(type):
+        raise InvalidArgument(
+            f"event type {type!r}: expected a letter, then up to 63 of A-Z a-z 0-9 _ . -"
+        )
+    if type.startswith(RESERVED_PREFIXES) or type in RESERVED_TYPES:
+        raise InvalidArgument(f"event type {type!r} is reserved: choose another name")
+    if key is not None:
+        check_key(key)
+    return codec.encode(data, f"data of event {type!r}")
+
+
+def publish_event(unit, type, key, data):
+    """Append a checked event of a caller's own."""
     return WriteResult(unit.append(type, key=key, data=data), 1)
 
 

@@ -23,6 +23,7 @@ from luma_lab.engine.documents import Documents
 from luma_lab.engine.events import Events
 from luma_lab.engine.follower import Follower
 from luma_lab.engine.jobs import Jobs
+from luma_lab.engine.operations import apply_operations
 from luma_lab.engine.sql import Readers, Sql
 from luma_lab.engine.state import State, StateCache
 from luma_lab.engine.transaction import Transaction
@@ -228,6 +229,20 @@ class Lab:
             A longer block is rolled back and raises `TransactionTimeout`.
         """
         return Transaction(self._parts, timeout_ms)
+
+    def apply(self, operations, *, sql_timeout_ms=60_000):
+        """Apply a list of operations of every engine in one commit, or none of them.
+
+        Parameters
+        ----------
+        operations : list of dict
+            See `luma_lab.engine.operations`.
+
+        Returns
+        -------
+        luma_lab.engine.operations.Applied
+        """
+        return apply_operations(self._parts, operations, sql_timeout_ms=sql_timeout_ms)
 
     def wait_for(self, offset, timeout_secs=30.0):
         """Return when `offset` is readable here; raise `WaitTimeout`."""

@@ -87,7 +87,7 @@ class Sql:
         ------
         As :meth:`execute`, with the position as ``.index``; nothing was changed.
         """
-        checked = [(_text(text), _parameters(params)) for text, params in statements]
+        checked = [checked_statement(text, params) for text, params in statements]
         if not checked:
             raise InvalidArgument("the batch is empty: expected at least one statement")
         _check_timeout(timeout_ms)
@@ -122,6 +122,11 @@ class Readers:
         guard = Guard(connection, writes=writes)
         sql_tables.register(connection, guard, self._parts, self._events)
         return guard
+
+
+def checked_statement(text, params):
+    """Return (text, params) as :func:`run_statements` takes them."""
+    return _text(text), _parameters(params)
 
 
 def run_statements(unit, statements, timeout_ms):

@@ -72,7 +72,7 @@ class State(MutableMapping):
         ------
         InvalidArgument, RevisionConflict
         """
-        return self._apply(_checked_put(key, value, ttl_ms, if_revision))
+        return self._apply(checked_put(key, value, ttl_ms, if_revision))
 
     def put_async(self, key, value, *, ttl_ms=None, if_revision=None):
         """As :meth:`put`, for coroutines: return an awaitable of the `WriteResult`.
@@ -82,7 +82,7 @@ class State(MutableMapping):
         """
         if self._submit_soon is None:
             raise NotSupported("put_async inside a transaction is not supported: use put")
-        return self._submit_soon(_checked_put(key, value, ttl_ms, if_revision))
+        return self._submit_soon(checked_put(key, value, ttl_ms, if_revision))
 
     def delete(self, key, *, if_revision=None):
         """Remove `key`; the result's `count` tells whether it was there.
@@ -117,7 +117,7 @@ class State(MutableMapping):
                     if name not in fields:
                         raise InvalidArgument(f"operation at position {index} has no {name!r}")
                 puts.append(
-                    _checked_put(
+                    checked_put(
                         fields["key"],
                         fields["value"],
                         fields.get("ttl_ms"),
@@ -322,7 +322,8 @@ def check_revision(if_revision):
         raise InvalidArgument(f"if_revision is {if_revision!r}: expected an int of at least 0")
 
 
-def _checked_put(key, value, ttl_ms, if_revision):
+def checked_put(key, value, ttl_ms, if_revision):
+    """Return the operation that puts a checked entry; raise `InvalidArgument`."""
     check_key(key)
     check_revision(if_revision)
     if ttl_ms is not None and (type(ttl_ms) is not int or not 1 <= ttl_ms < 1 << 53):

@@ -8,6 +8,7 @@ import msgspec
 from luma_lab import codec
 from luma_lab.errors import InvalidArgument, KeyNotFound, LumaError
 from luma_lab.service.base import BaseHandler, item_error
+from luma_lab.service.operation import MIN_OFFSET, Operation, Parameter
 
 LIST_LIMIT = 100
 MAX_LIST_LIMIT = 1000
@@ -38,6 +39,56 @@ class BatchRequest(msgspec.Struct):
     atomic: bool = False
 
 
+class ItemAnswer(msgspec.Struct):
+    """A state entry."""
+
+    key: str
+    value: Any
+    revision: int
+    expires_at_ms: int | None
+
+
+class PutAnswer(msgspec.Struct):
+    """What a put did."""
+
+    key: str
+    revision: int
+    expires_at_ms: int | None
+    offset: int
+
+
+class DeleteAnswer(msgspec.Struct):
+    """Whether there was something to delete."""
+
+    deleted: bool
+    offset: int
+
+
+class ItemError(msgspec.Struct):
+    """Why one item of a batch was refused."""
+
+    error: str
+    message: str
+
+
+class BatchResult(msgspec.Struct, omit_defaults=True):
+    """What became of one put: status "ok" with the put's fields, or "error" with the error."""
+
+    status: str
+    key: str
+    revision: int | msgspec.UnsetType = msgspec.UNSET
+    expires_at_ms: int | msgspec.UnsetType | None = msgspec.UNSET
+    offset: int | msgspec.UnsetType = msgspec.UNSET
+    error: ItemError | msgspec.UnsetType = msgspec.UNSET
+
+
+class BatchAnswer(msgspec.Struct):
+    """One result for each operation, in order."""
+
+    results: list[BatchResult]
+    offset: int
+
+
 class StateListHandler(BaseHandler):
     """GET /v1/state?prefix=&after=&limit="""
 
@@ -48,13 +99,25 @@ class StateListHandler(BaseHandler):
         limit = min(self.query_int("limit", LIST_LIMIT), MAX_LIST_LIMIT)
         await self.wait_for(self.query_int("min_offset"))
         # One more than asked for tells whether there is a next page.
-        items = await self.run(
-            lambda: self.lab.state.scan(prefix, after=after, limit=limit + 1 if limit else 0)
-        )
+        items = await self.run(self._scan, prefix, after, limit + 1 if limit else 0)
         if len(items) > limit:
             items = items[:limit]
             self.set_header("X-Luma-Next", quote(items[-1].key, safe=""))
         await self.answer(lambda: [item_body(item) for item in items])
+
+    def _scan(self, prefix, after, limit):
+        """Return up to `limit` items; for a key with scopes, of the prefixes inside them."""
+        scopes = self.access.key_prefixes or ()
+        if not self.access.is_scoped or prefix.startswith(scopes):
+            return self.lab.state.scan(prefix, after=after, limit=limit)
+        inside = [scope for scope in scopes if scope.startswith(prefix)]
+        # A prefix within another names nothing new.
+        inside = [p for p in set(inside) if not any(p != q and p.startswith(q) for q in inside)]
+        found = []
+        for scope in sorted(inside):
+            if len(found) < limit:
+                found += self.lab.state.scan(scope, after=after, limit=limit - len(found))
+        return found
 
 
 class StateHandler(BaseHandler):
@@ -94,6 +157,7 @@ class StateHandler(BaseHandler):
 
     def _check(self, key):
         check_length("key", key, self.limits.max_key_len)
+        self.access.check_key(key)
 
 
 class StateBatchHandler(StateHandler):
@@ -140,6 +204,7 @@ class StateBatchHandler(StateHandler):
     def _objection(self, operation, large):
         try:
             check_length("key", operation.key, self.limits.max_key_len)
+            self.access.check_key(operation.key)
             check_size("value", operation.value, large, self.limits)
         except LumaError as error:
             return error
@@ -182,6 +247,40 @@ def check_size(what, value, body_bytes, limits):
     codec.encode(value, what, limits.max_json_bytes)
 
 
+KEY = "/v1/state/{key}"
+IF_REVISION = Parameter(
+    "if_revision", int, "Only if this is the present revision; 0: only if there is none."
+)
+operations = [
+    Operation(
+        "GET", "/v1/state", StateListHandler,
+        "List entries in byte order of key; the header X-Luma-Next holds the next `after`.",
+        answer=list[ItemAnswer],
+        parameters=(
+            Parameter("prefix", str, "Only keys that start so."),
+            Parameter("after", str, "Only keys beyond this one."),
+            Parameter("limit", int, "At most so many; 100 when left out, never over 1,000."),
+            MIN_OFFSET,
+        ),
+    ),
+    Operation(
+        "GET", KEY, StateHandler, "Read an entry.",
+        answer=ItemAnswer, parameters=(MIN_OFFSET,), errors=(404,),
+    ),
+    Operation(
+        "PUT", KEY, StateHandler, "Set an entry.", "write",
+        body=PutRequest, answer=PutAnswer, errors=(409,),
+    ),
+    Operation(
+        "DELETE", KEY, StateHandler, "Delete an entry.", "write",
+        answer=DeleteAnswer, parameters=(IF_REVISION,), errors=(409,),
+    ),
+    Operation(
+        "POST", "/v1/state/batch_put", StateBatchHandler,
+        "Put many entries in one commit, each for itself, or all or none.", "write",
+        body=BatchRequest, answer=BatchAnswer, errors=(409,),
+    ),
+]  # fmt: skip
 routes = [
     (r"/v1/state", StateListHandler),
     (r"/v1/state/(batch_put)", StateBatchHandler),

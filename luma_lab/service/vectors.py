@@ -67,6 +67,7 @@ class VectorHandler(BaseHandler):
                 f"invalid collection name {name!r}: expected 1 to "
                 f"{self.limits.max_collection_len} of A-Z a-z 0-9 _ . -, not starting with a dot"
             )
+        self.access.check_collection(name)
 
     def check_id(self, id):
         """Return an id as text; raise `InvalidArgument` when it is too long or empty."""
