@@ -12,6 +12,7 @@ from luma_lab.errors import Cancelled, Conflict, JobNotFound, LumaError, StoreCl
 
 PROGRESS_EVENT_SECS = 1.0
 KEPT_FINISHED = 100
+STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
 FINISHED = ("done", "failed", "cancelled", "interrupted")
 log = logging.getLogger(__name__)
 

@@ -119,6 +119,7 @@ class BaseHandler(RequestHandler):
 
     timed = True
     asks_for_key = True
+    internal_code = "internal"
 
     @property
     def service(self):
@@ -190,6 +191,11 @@ class BaseHandler(RequestHandler):
         self.set_status(204)
         self.finish()
 
+    @property
+    def media_type(self):
+        """The content type of the body, without its parameters."""
+        return self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
     async def read_json(self, model):
         """Return the body as `model`, a msgspec.Struct class.
 
@@ -197,9 +203,7 @@ class BaseHandler(RequestHandler):
         ------
         UnsupportedMediaType, InvalidJson, WrongShape
         """
-        media = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media in ("application/x-ndjson", "application/octet-stream"):
-            raise errors.NotSupported(f"bodies of type {media} are not supported here yet")
+        media = self.media_type
         if media != "application/json" and not (
             media.startswith("application/") and media.endswith("+json")
         ):
@@ -276,11 +280,22 @@ class BaseHandler(RequestHandler):
             )
         return int(text)
 
+    def query_bool(self, name):
+        """Return a query parameter as a bool; left out means false."""
+        text = self.query_text(name, "false").lower()
+        if text not in ("true", "false", "1", "0"):
+            raise errors.InvalidArgument(
+                f"query parameter {name} is {text!r}: expected true or false"
+            )
+        return text in ("true", "1")
+
     def write_error(self, status_code, **kwargs):
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, errors.LumaError):
             self.set_status(status_of(error))
             body = error_body(error, str(self.lab.path))
+            if status_of(error) == 500 and body["error"] == "internal":
+                body["error"] = self.internal_code
             if isinstance(error, refusals.MethodNotAllowed):
                 self.set_header("Allow", ", ".join(error.allowed))
             if isinstance(error, refusals.Unauthorized):
@@ -291,7 +306,8 @@ class BaseHandler(RequestHandler):
             message = error.log_message or f"{self.request.method} is not allowed here"
             body = {"error": CODES.get(status_code, "invalid_argument"), "message": message}
         else:
-            body = {"error": "internal", "message": "internal error; the server's log says more"}
+            message = "internal error; the server's log says more"
+            body = {"error": self.internal_code, "message": message}
         self.finish(msgspec.json.encode(body))
 
     def log_exception(self, typ, value, tb):

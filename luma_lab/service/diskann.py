@@ -6,11 +6,13 @@ answer names that kind.
 
 import asyncio
 import os
+from typing import Any
 
 import msgspec
 
 from luma_lab.errors import WaitTimeout
-from luma_lab.service.vectors import COLLECTION, VectorHandler
+from luma_lab.service.operation import Operation
+from luma_lab.service.vectors import COLLECTION, PATH, VectorHandler
 
 KIND = "vamana"
 DEGREES = (4, 1024)
@@ -25,6 +27,27 @@ class GraphParams(msgspec.Struct):
     build_threads: int | None = None
     search_list_size: int | None = None
     build_list_size: int | None = None
+
+
+class GraphStatus(msgspec.Struct):
+    """Which index answers, and with which parameters."""
+
+    available: bool
+    kind: str
+    last_built_ms: int | None
+    graph_files: list[str]
+    params: dict[str, Any]
+    progress: float
+    indexed_points: int
+    fingerprint: str | None
+
+
+class GraphAnswer(msgspec.Struct):
+    """The parameters used, within their ranges, and the status after."""
+
+    ok: bool
+    params: dict[str, int]
+    status: GraphStatus
 
 
 class BuildHandler(VectorHandler):
@@ -47,10 +70,11 @@ class BuildHandler(VectorHandler):
                 threads=params["build_threads"],
             )
         )
-        await self._ended(job)
+        await self.ended(job)
         await self.answer(_outcome, self.collection, name, params)
 
-    async def _ended(self, job):
+    async def ended(self, job):
+        """Return a job's result once it has ended; raise what it raised."""
         # Polled, so that waiting for a long build keeps no thread of the pool.
         pause, longest = POLL_SECS
         while True:
@@ -129,6 +153,21 @@ def _between(value, bounds):
     return max(low, min(value, high))
 
 
+operations = [
+    Operation(
+        "POST", PATH + "/diskann/build", BuildHandler, "Build the graph; answers when it ended.",
+        "write", body=GraphParams, answer=GraphAnswer, errors=(404, 409),
+    ),
+    Operation(
+        "POST", PATH + "/diskann/tune", TuneHandler,
+        "Store parameters; those left out take the server's defaults.", "write",
+        body=GraphParams, answer=GraphAnswer, errors=(404,),
+    ),
+    Operation(
+        "GET", PATH + "/diskann/status", StatusHandler, "Tell which index answers.",
+        answer=GraphStatus, errors=(404,),
+    ),
+]  # fmt: skip
 _ROOT = COLLECTION + r"/diskann"
 routes = [
     (_ROOT + r"/build", BuildHandler),

@@ -8,8 +8,12 @@ from luma_lab import codec
 from luma_lab.engine.points import KEEP
 from luma_lab.errors import InvalidArgument, LumaError, PointNotFound
 from luma_lab.service.base import item_error
-from luma_lab.service.state import check_size
-from luma_lab.service.vectors import COLLECTION, VectorHandler
+from luma_lab.service.lines import read_lines, with_line
+from luma_lab.service.operation import MIN_OFFSET, Operation, Parameter
+from luma_lab.service.state import ItemError, check_size
+from luma_lab.service.vectors import COLLECTION, PATH, VectorHandler
+
+NDJSON = "application/x-ndjson"
 
 
 class PointRequest(msgspec.Struct):
@@ -46,6 +50,50 @@ class DeleteBatchRequest(msgspec.Struct):
     ids: list[str | int]
 
 
+class WriteAnswer(msgspec.Struct):
+    """Done."""
+
+    ok: bool
+    offset: int
+
+
+class DeleteAnswer(msgspec.Struct):
+    """Deleted."""
+
+    deleted: bool
+    offset: int
+
+
+class PointResult(msgspec.Struct, omit_defaults=True):
+    """What became of one item: "upserted", "deleted", or "error" with the error."""
+
+    status: str
+    id: str
+    error: ItemError | msgspec.UnsetType = msgspec.UNSET
+
+
+class BatchAnswer(msgspec.Struct):
+    """One result for each item, in order."""
+
+    results: list[PointResult]
+    offset: int
+
+
+class BulkAnswer(msgspec.Struct):
+    """How many points were written."""
+
+    count: int
+    offset: int
+
+
+class GetAnswer(msgspec.Struct):
+    """A point."""
+
+    id: str
+    vector: list[float]
+    meta: Any
+
+
 class PointHandler(VectorHandler):
     """What the routes of points share."""
 
@@ -55,6 +103,15 @@ class PointHandler(VectorHandler):
         self.check_vector(point.vector)
         check_size("meta", point.meta, len(self.request.body), self.limits)
         return id
+
+    def write_all(self, collection, items, vectors):
+        """Upsert items all or nothing and return the body of the answer; blocking."""
+        size, ids = len(self.request.body), []
+        for index, item in enumerate(items):
+            ids.append(with_line(index, self.check_id, item.id))
+            with_line(index, check_size, "meta", item.meta, size, self.limits)
+        result = collection.upsert(ids, vectors, [item.meta for item in items])
+        return {"count": result.count, "offset": result.offset}
 
     def write_each(self, name, verb, items, done):
         """Apply checked items in one commit and return the body of the answer; blocking.
@@ -147,14 +204,23 @@ class UpsertBatchHandler(PointHandler):
 
     async def post(self, name):
         self.check_name(name)
+        if self.media_type == NDJSON:
+            await self.answer(self._write_lines, name)
+            return
         points = (await self.read_json(BatchRequest)).items
-        _check_count("items", len(points), self.limits.max_vector_batch)
+        check_count("items", len(points), self.limits.max_vector_batch)
 
         def write():
             items = [(str(p.id), p.vector, p.meta, self._objection(p)) for p in points]
             return self.write_each(name, "upsert", items, "upserted")
 
         await self.answer(write)
+
+    def _write_lines(self, name):
+        items = read_lines(self.request.body, PointRequest)
+        for index, item in enumerate(items):
+            with_line(index, self.check_vector, item.vector)
+        return self.write_all(self.collection(name), items, [item.vector for item in items])
 
     def _objection(self, point):
         try:
@@ -170,7 +236,7 @@ class DeleteBatchHandler(PointHandler):
     async def post(self, name):
         self.check_name(name)
         ids = (await self.read_json(DeleteBatchRequest)).ids
-        _check_count("ids", len(ids), self.limits.max_vector_batch)
+        check_count("ids", len(ids), self.limits.max_vector_batch)
         items = [(str(id), None, None, self._objection(id)) for id in ids]
         await self.answer(lambda: self.write_each(name, "delete", items, "deleted"))
 
@@ -202,13 +268,47 @@ class GetHandler(PointHandler):
         await self.answer(read)
 
 
-def _check_count(what, count, limit):
+def check_count(what, count, limit):
+    """Raise `InvalidArgument` unless there is at least one and not more than `limit`."""
     if not count:
         raise InvalidArgument(f"{what} required: expected at least one")
     if count > limit:
         raise InvalidArgument(f"too many {what}: {count}, at most {limit}")
 
 
+operations = [
+    Operation(
+        "POST", PATH + "/add", AddHandler, "Add a point whose id is new.", "write",
+        body=PointRequest, answer=WriteAnswer, errors=(404, 409),
+    ),
+    Operation(
+        "POST", PATH + "/upsert", UpsertHandler, "Add a point, or replace the one with its id.",
+        "write", body=PointRequest, answer=WriteAnswer, errors=(404,),
+    ),
+    Operation(
+        "POST", PATH + "/upsert_batch", UpsertBatchHandler,
+        "Upsert many points, each for itself in one commit; as lines: all or nothing.", "write",
+        body=BatchRequest, media=((NDJSON, "One point a line; the answer is {count, offset}."),),
+        answer=BatchAnswer | BulkAnswer, errors=(404,),
+    ),
+    Operation(
+        "POST", PATH + "/update", UpdateHandler, "Change a point; what is left out stays.",
+        "write", body=UpdateRequest, answer=WriteAnswer, errors=(404,),
+    ),
+    Operation(
+        "POST", PATH + "/delete", DeleteHandler, "Delete a point.", "write",
+        body=DeleteRequest, answer=DeleteAnswer, errors=(404,),
+    ),
+    Operation(
+        "POST", PATH + "/delete_batch", DeleteBatchHandler,
+        "Delete many points, each for itself in one commit.", "write",
+        body=DeleteBatchRequest, answer=BatchAnswer, errors=(404,),
+    ),
+    Operation(
+        "GET", PATH + "/get", GetHandler, "Read a point.", answer=GetAnswer, errors=(404,),
+        parameters=(Parameter("id", str, "The point's id.", required=True), MIN_OFFSET),
+    ),
+]  # fmt: skip
 routes = [
     (COLLECTION + r"/add", AddHandler),
     (COLLECTION + r"/upsert", UpsertHandler),

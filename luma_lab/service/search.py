@@ -1,4 +1,202 @@
 """``/search`` and ``/search/ingest``: documents with a vector, searched in one call."""
 
-routes = []
-operations = []
+from typing import Annotated, Literal
+
+import msgspec
+
+from luma_lab.engine import passages
+from luma_lab.errors import InvalidArgument, NotSupported, PayloadTooLarge
+from luma_lab.service.operation import Operation
+from luma_lab.service.refusals import WrongShape
+from luma_lab.service.vectors import VectorHandler
+
+MAX_QUERY_BYTES = 1024
+TEST_PREFIX = "TEST_VEC:"
+U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+U64 = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Metadata(msgspec.Struct, omit_defaults=True):
+    """What is known of a document; all of it may be left out."""
+
+    filename: str | None = None
+    processed_at: U64 | None = None
+    category: str | None = None
+    language: str | None = None
+    status: str | None = None
+    version: str | None = None
+    group_id: U32 | None = None
+    document_id: str | None = None
+
+
+class IngestDocument(msgspec.Struct):
+    """A document; its vector may be left out once an embedder is set."""
+
+    id: U32
+    content: str
+    metadata: Metadata
+    vector: list[float] | None = None
+
+
+class IngestRequest(msgspec.Struct):
+    """Body of ingest."""
+
+    document: IngestDocument
+
+
+class Filters(msgspec.Struct):
+    """Which documents are looked at."""
+
+    category: str | None = None
+    language: str | list[str] | None = None
+    status: str | None = None
+    version_policy: Literal["all", "latest"] = "all"
+
+
+class SearchRequest(msgspec.Struct):
+    """Body of search; with `vector` the query is only echoed."""
+
+    query: str
+    top_k: int = 10
+    filters: Filters | None = None
+    group_by: str | None = None
+    group_limit: int = 1
+    vector: list[float] | None = None
+    mode: Literal["vector", "text", "hybrid"] = "vector"
+    min_offset: int | None = None
+
+
+class FoundDocument(msgspec.Struct):
+    """A document that was found."""
+
+    id: int
+    content: str
+    metadata: Metadata
+
+
+class Found(msgspec.Struct):
+    """A document with its cosine."""
+
+    score: float
+    document: FoundDocument
+
+
+class SearchAnswer(msgspec.Struct):
+    """Documents, best first."""
+
+    query: str
+    top_k: int
+    results: list[Found]
+
+
+class PassageHandler(VectorHandler):
+    """What both routes share."""
+
+    internal_code = "internal_error"  # clients of the original know these routes' faults so
+
+    def check_rights(self):
+        """Raise `Forbidden` where the key may not touch the collection."""
+        self.access.check_collection(passages.COLLECTION)
+
+
+class IngestHandler(PassageHandler):
+    """POST /search/ingest"""
+
+    async def post(self):
+        self.check_rights()
+        document = (await self.read_json(IngestRequest)).document
+        size = len(document.content.encode())
+        if size > self.limits.max_body_bytes:
+            raise PayloadTooLarge(f"content too large: {size} bytes")
+        if document.vector is None:
+            raise NotSupported("a document without a vector needs an embedder, and none is set")
+        if not document.vector:
+            raise InvalidArgument("the vector is empty: expected at least one component")
+        self.check_vector(document.vector)
+        result = await self.run(
+            passages.ingest,
+            self.lab,
+            document.id,
+            document.vector,
+            document.content,
+            msgspec.to_builtins(document.metadata),
+        )
+        self.set_header("X-Luma-Offset", str(result.offset))
+        self.clear_header("Content-Type")
+        self.finish()
+
+
+class SearchHandler(PassageHandler):
+    """POST /search"""
+
+    async def post(self):
+        self.check_rights()
+        request = await self.read_json(SearchRequest)
+        if len(request.query.encode()) > MAX_QUERY_BYTES:
+            raise InvalidArgument(f"query too long: at most {MAX_QUERY_BYTES} bytes")
+        if not 1 <= request.top_k <= self.limits.max_k:
+            raise InvalidArgument(
+                f"top_k invalid: {request.top_k}, expected 1 to {self.limits.max_k}"
+            )
+        if request.group_limit < 0:
+            raise InvalidArgument(f"group_limit is {request.group_limit}: expected at least 0")
+        if request.mode != "vector":
+            raise NotSupported(f"mode {request.mode!r} needs a text index, which is not there yet")
+        vector = self._vector(request)
+        self.check_vector(vector)
+        filters = request.filters or Filters()
+        await self.wait_for(request.min_offset)
+
+        def search():
+            found = passages.search(
+                self.lab,
+                vector,
+                request.top_k,
+                filters=msgspec.to_builtins(filters),
+                version=filters.version_policy,
+                group_by=request.group_by,
+                group_limit=request.group_limit,
+            )
+            return {
+                "query": request.query,
+                "top_k": request.top_k,
+                "results": [
+                    {
+                        "score": p.score,
+                        "document": {"id": p.id, "content": p.content, "metadata": p.metadata},
+                    }
+                    for p in found
+                ],
+            }
+
+        await self.answer(search)
+
+    def _vector(self, request):
+        if request.vector is not None:
+            return request.vector
+        may_test = self.limits.auth == "open" or self.limits.test_vectors
+        if not request.query.startswith(TEST_PREFIX) or not may_test:
+            raise NotSupported(
+                "a plain query needs an embedder or a text index, and there is none yet: send "
+                "`vector`, or TEST_VEC:1.0,0.0 with TEST_VECTORS=1"
+            )
+        try:
+            return [float(part) for part in request.query[len(TEST_PREFIX) :].split(",")]
+        except ValueError:
+            raise WrongShape(
+                "query: expected numbers separated by commas behind TEST_VEC:", "query"
+            ) from None
+
+
+operations = [
+    Operation(
+        "POST", "/search/ingest", IngestHandler,
+        "Store a document; the header X-Luma-Offset holds its offset.", "write",
+        body=IngestRequest, errors=(501,),
+    ),
+    Operation(
+        "POST", "/search", SearchHandler, "Search the documents.",
+        body=SearchRequest, answer=SearchAnswer, errors=(501,),
+    ),
+]  # fmt: skip
+routes = [(r"/search", SearchHandler), (r"/search/ingest", IngestHandler)]

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from luma_lab import codec
 from luma_lab.errors import InvalidArgument, NotSupported
 from luma_lab.service.base import BaseHandler
+from luma_lab.service.operation import MIN_OFFSET, Operation
 from luma_lab.service.state import check_length
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
@@ -24,32 +24,75 @@ class CreateRequest(msgspec.Struct):
     params: dict[str, Any] | None = None
     text_fields: Any = None
     language: Any = None
-    meta_indexes: Any = None
+    meta_indexes: list[str] | None = None
 
 
-class SearchParams(msgspec.Struct):
-    """Parameters of one search."""
+class CreateAnswer(msgspec.Struct):
+    """The collection as it was created."""
 
-    search_list_size: int | None = None
-    nprobe: Any = None
-    rerank: Any = None
+    collection: str
+    dim: int
+    metric: str
+    offset: int
 
 
-class SearchRequest(msgspec.Struct):
-    """Body of search."""
+class DropAnswer(msgspec.Struct):
+    """The collection is gone."""
 
-    vector: list[float]
-    k: int
-    filters: Any = None
-    include_meta: bool = False
-    include_vector: bool = False
-    explain: bool = False
-    exact: bool = False
-    min_score: float | None = None
-    min_offset: int | None = None
-    params: SearchParams | None = None
-    group_by: Any = None
-    group_limit: Any = None
+    dropped: bool
+    offset: int
+
+
+class Summary(msgspec.Struct):
+    """A collection in the list; sizes in bytes, times in ms since 1970."""
+
+    collection: str
+    dim: int
+    metric: str
+    index: str
+    live_count: int
+    total_records: int
+    upsert_count: int
+    file_len: int
+    applied_offset: int
+    created_at_ms: int
+    updated_at_ms: int
+    segments: int
+    deleted_count: int
+    meta_indexes: list[str]
+
+
+class ListAnswer(msgspec.Struct):
+    """The collections, by name."""
+
+    collections: list[Summary]
+
+
+class Manifest(msgspec.Struct):
+    """What a collection was created with."""
+
+    collection: str
+    dim: int
+    metric: str
+    created_at_ms: int
+    updated_at_ms: int
+
+
+class DetailAnswer(msgspec.Struct):
+    """A collection in full."""
+
+    collection: str
+    dim: int
+    metric: str
+    created_at_ms: int
+    updated_at_ms: int
+    count: int
+    index: str
+    manifest: Manifest
+    notes: str | None
+    segments: int
+    deleted: int
+    meta_indexes: list[str]
 
 
 class VectorHandler(BaseHandler):
@@ -89,8 +132,11 @@ class CollectionsHandler(BaseHandler):
 
     async def get(self):
         await self.wait_for(self.query_int("min_offset"))
+        sees = self.access.sees_collection
         await self.answer(
-            lambda: {"collections": [_summary(c.info()) for c in self.lab.collections()]}
+            lambda: {
+                "collections": [_summary(c.info()) for c in self.lab.collections() if sees(c.name)]
+            }
         )
 
 
@@ -106,7 +152,7 @@ class CollectionHandler(VectorHandler):
         """Create."""
         self.check_name(name)
         request = await self.read_json(CreateRequest)
-        for field in ("text_fields", "language", "meta_indexes"):
+        for field in ("text_fields", "language"):
             if getattr(request, field) is not None:
                 raise NotSupported(f"the field {field!r} is not supported yet")
         limit = self.limits.max_vector_dim
@@ -115,7 +161,12 @@ class CollectionHandler(VectorHandler):
 
         def create():
             self.lab.create_collection(
-                name, request.dim, request.metric, index=request.index, params=request.params
+                name,
+                request.dim,
+                request.metric,
+                index=request.index,
+                params=request.params,
+                meta_indexes=request.meta_indexes or (),
             )
             return {
                 "collection": name,
@@ -134,56 +185,6 @@ class CollectionHandler(VectorHandler):
         )
 
 
-class SearchHandler(VectorHandler):
-    """POST /v1/vector/{collection}/search"""
-
-    async def post(self, name):
-        self.check_name(name)
-        request = await self.read_json(SearchRequest)
-        params = request.params or SearchParams()
-        for field, value in (
-            ("filters", request.filters),
-            ("group_by", request.group_by),
-            ("group_limit", request.group_limit),
-            ("params.nprobe", params.nprobe),
-            ("params.rerank", params.rerank),
-        ):
-            if value is not None:
-                raise NotSupported(f"the field {field!r} is not supported yet")
-        if not 1 <= request.k <= self.limits.max_k:
-            raise InvalidArgument(f"invalid k: {request.k}, expected 1 to {self.limits.max_k}")
-        self.check_vector(request.vector)
-        await self.wait_for(request.min_offset)
-
-        def search():
-            hits = self.collection(name).search(
-                request.vector,
-                request.k,
-                search_list_size=params.search_list_size,
-                exact=request.exact,
-                include_vector=request.include_vector,
-                min_score=request.min_score,
-                explain=request.explain,
-            )
-            body = {"hits": [_hit_body(hit, request) for hit in hits]}
-            if request.explain:
-                body["receipt"] = hits.receipt
-            return body
-
-        await self.answer(search)
-
-
-def _hit_body(hit, request):
-    body = {
-        "id": hit.id,
-        "score": float(hit.score),
-        "meta": hit.meta if request.include_meta else None,
-    }
-    if request.include_vector:
-        body["vector"] = codec.float_list(hit.vector)
-    return body
-
-
 def _summary(info):
     return {
         "collection": info.name,
@@ -199,6 +200,7 @@ def _summary(info):
         "updated_at_ms": info.updated_at_ms,
         "segments": MATRIX_FILES,
         "deleted_count": info.deleted_count,
+        "meta_indexes": list(info.meta_indexes),
     }
 
 
@@ -218,11 +220,30 @@ def _detail(info):
         "notes": None,
         "segments": MATRIX_FILES,
         "deleted": info.deleted_count,
+        "meta_indexes": list(info.meta_indexes),
     }
 
 
+PATH = "/v1/vector/{collection}"
+operations = [
+    Operation(
+        "GET", "/v1/vector", CollectionsHandler, "List the collections.",
+        answer=ListAnswer, parameters=(MIN_OFFSET,),
+    ),
+    Operation(
+        "GET", PATH, CollectionHandler, "Describe a collection.",
+        answer=DetailAnswer, parameters=(MIN_OFFSET,), errors=(404,),
+    ),
+    Operation(
+        "POST", PATH, CollectionHandler, "Create a collection.", "write",
+        body=CreateRequest, answer=CreateAnswer, errors=(409, 501),
+    ),
+    Operation(
+        "DELETE", PATH, CollectionHandler, "Drop a collection.", "write",
+        answer=DropAnswer, errors=(404,),
+    ),
+]  # fmt: skip
 routes = [
     (r"/v1/vector", CollectionsHandler),
     (COLLECTION, CollectionHandler),
-    (COLLECTION + r"/search", SearchHandler),
 ]

@@ -1,0 +1,264 @@
+"""``search`` and ``search_batch`` of a collection: JSON, or raw float32 with a query string."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from luma_lab import codec
+from luma_lab.errors import DimensionMismatch, InvalidArgument, InvalidFilter, NotSupported
+from luma_lab.service.documents import check_filter
+from luma_lab.service.operation import Operation, Parameter
+from luma_lab.service.vectors import COLLECTION, PATH, VectorHandler
+
+BINARY = "application/octet-stream"
+
+
+class SearchParams(msgspec.Struct):
+    """Parameters of one search."""
+
+    search_list_size: int | None = None
+    nprobe: Any = None
+    rerank: Any = None
+
+
+class SearchOptions(msgspec.Struct, kw_only=True):
+    """What both searches share; a filter is an object or an expression."""
+
+    k: int
+    filters: Any = None
+    include_meta: bool = False
+    include_vector: bool = False
+    explain: bool = False
+    exact: bool = False
+    min_score: float | None = None
+    min_offset: int | None = None
+    params: SearchParams | None = None
+    group_by: str | None = None
+    group_limit: int | None = None
+
+
+class SearchRequest(SearchOptions, kw_only=True):
+    """Body of search."""
+
+    vector: list[float]
+
+
+class BatchRequest(SearchOptions, kw_only=True):
+    """Body of search_batch."""
+
+    vectors: list[list[float]]
+
+
+class HitAnswer(msgspec.Struct, omit_defaults=True):
+    """A hit; `meta` is null unless asked for."""
+
+    id: str
+    score: float
+    meta: Any
+    vector: list[float] | msgspec.UnsetType = msgspec.UNSET
+
+
+class GroupAnswer(msgspec.Struct):
+    """The best hits with one value of the field."""
+
+    key: Any
+    hits: list[HitAnswer]
+
+
+class SearchAnswer(msgspec.Struct, omit_defaults=True):
+    """Hits, best first."""
+
+    hits: list[HitAnswer]
+    groups: list[GroupAnswer] | msgspec.UnsetType = msgspec.UNSET
+    receipt: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class BatchAnswer(msgspec.Struct):
+    """One answer for each vector."""
+
+    results: list[SearchAnswer]
+
+
+class SearchHandler(VectorHandler):
+    """POST /v1/vector/{collection}/search"""
+
+    async def post(self, name):
+        self.check_name(name)
+        if self.media_type == BINARY:
+            request, vectors = self._binary_options(), None
+        else:
+            request = await self.read_json(SearchRequest)
+            vectors = [request.vector]
+        options = self.check_options(request)
+        await self.wait_for(request.min_offset)
+
+        def search():
+            collection = self.collection(name)
+            sent = self.decode_vectors(collection) if vectors is None else vectors
+            if len(sent) != 1:
+                raise InvalidArgument(f"the body holds {len(sent)} vectors: expected one")
+            self.check_vector(sent[0])
+            return answer_body(collection.search(sent[0], request.k, **options), request)
+
+        await self.answer(search)
+
+    def check_options(self, request):
+        """Return the keywords of `Collection.search`; raise on what can't be had."""
+        params = request.params or SearchParams()
+        for field, value in (("params.nprobe", params.nprobe), ("params.rerank", params.rerank)):
+            if value is not None:
+                raise NotSupported(f"the field {field!r} is not supported yet")
+        if not 1 <= request.k <= self.limits.max_k:
+            raise InvalidArgument(f"invalid k: {request.k}, expected 1 to {self.limits.max_k}")
+        check_filter(request.filters)
+        limit = request.group_limit
+        if limit is not None and limit > self.limits.max_k:
+            raise InvalidArgument(f"invalid group_limit: {limit}, at most {self.limits.max_k}")
+        return {
+            "filter": request.filters,
+            "search_list_size": params.search_list_size,
+            "exact": request.exact,
+            "include_vector": request.include_vector,
+            "min_score": request.min_score,
+            "group_by": request.group_by,
+            "group_limit": 1 if limit is None else limit,
+            "explain": request.explain,
+        }
+
+    def decode_vectors(self, collection):
+        """Return the body as a float32 array of shape (n, dim)."""
+        return decode_floats(self.request.body, collection)
+
+    def _binary_options(self):
+        fields = {"k": self.query_int("k")}
+        if fields["k"] is None:
+            raise InvalidArgument("query parameter k is missing: expected how many hits")
+        for name in ("include_meta", "include_vector", "explain", "exact"):
+            fields[name] = self.query_bool(name)
+        for name in ("min_offset", "group_limit"):
+            fields[name] = self.query_int(name)
+        fields["group_by"] = self.query_text("group_by")
+        fields["params"] = SearchParams(search_list_size=self.query_int("search_list_size"))
+        fields["filters"] = _filter_text(self.query_text("filters"))
+        score = self.query_text("min_score")
+        try:
+            fields["min_score"] = None if score is None else float(score)
+        except ValueError:
+            raise InvalidArgument(f"min_score is {score!r}: expected a number") from None
+        return SearchOptions(**fields)
+
+
+class SearchBatchHandler(SearchHandler):
+    """POST /v1/vector/{collection}/search_batch"""
+
+    async def post(self, name):
+        self.check_name(name)
+        if self.media_type == BINARY:
+            request, vectors = self._binary_options(), None
+        else:
+            request = await self.read_json(BatchRequest)
+            vectors = request.vectors
+            limit = self.limits.max_vector_batch
+            if len(vectors) > limit:
+                raise InvalidArgument(f"too many vectors: {len(vectors)}, at most {limit}")
+        options = self.check_options(request)
+        await self.wait_for(request.min_offset)
+
+        def search():
+            collection = self.collection(name)
+            sent = self.decode_vectors(collection) if vectors is None else vectors
+            if not len(sent):
+                raise InvalidArgument("vectors required: expected at least one")
+            for vector in sent if vectors is not None else ():
+                self.check_vector(vector)
+            found = collection.search_many(sent, request.k, **options)
+            return {"results": [answer_body(hits, request) for hits in found]}
+
+        await self.answer(search)
+
+
+def decode_floats(body, collection, count=None):
+    """Return little-endian float32 bytes as an array of shape (n, dim).
+
+    Raises
+    ------
+    DimensionMismatch
+        The bytes are no whole number of the collection's vectors.
+    """
+    dim = collection.dim
+    if len(body) % (4 * dim) or (count is not None and len(body) != count * 4 * dim):
+        raise DimensionMismatch(
+            len(body) / 4 if len(body) % 4 else len(body) // 4,
+            dim,
+            f"collection {collection.name!r} (little-endian float32, one vector after the other)",
+        )
+    return np.frombuffer(body, "<f4").reshape(-1, dim)
+
+
+def answer_body(hits, request):
+    """Return the JSON object of one search's `Hits`."""
+    body = {"hits": [_hit_body(hit, request) for hit in hits]}
+    if hits.groups is not None:
+        body["groups"] = [
+            {"key": group.key, "hits": [_hit_body(hit, request) for hit in group.hits]}
+            for group in hits.groups
+        ]
+    if request.explain:
+        body["receipt"] = hits.receipt
+    return body
+
+
+def _hit_body(hit, request):
+    body = {
+        "id": hit.id,
+        "score": float(hit.score),
+        "meta": hit.meta if request.include_meta else None,
+    }
+    if request.include_vector:
+        body["vector"] = codec.float_list(hit.vector)
+    return body
+
+
+def _filter_text(text):
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise InvalidFilter(f"filters is no valid JSON: {error}") from None
+
+
+_QUERY = tuple(
+    Parameter(name, kind, f"With a binary body: {about}")
+    for name, kind, about in (
+        ("k", int, "how many hits; required then."),
+        ("filters", str, "an expression, or an object as JSON."),
+        ("include_meta", bool, "put metas on the hits."),
+        ("include_vector", bool, "put vectors on the hits."),
+        ("exact", bool, "scan everything."),
+        ("explain", bool, "add the receipt."),
+        ("min_score", float, "leave out hits that score less."),
+        ("min_offset", int, "wait until this offset is readable."),
+        ("search_list_size", int, "L of the graph walk."),
+        ("group_by", str, "dotted path into meta."),
+        ("group_limit", int, "hits of each group."),
+    )
+)
+_MEDIA = ((BINARY, "n x dim little-endian float32; the other fields in the query string."),)
+operations = [
+    Operation(
+        "POST", PATH + "/search", SearchHandler, "Find the k nearest points.",
+        body=SearchRequest, media=_MEDIA, answer=SearchAnswer, parameters=_QUERY,
+        errors=(404, 501),
+    ),
+    Operation(
+        "POST", PATH + "/search_batch", SearchBatchHandler, "Search for many vectors at once.",
+        body=BatchRequest, media=_MEDIA, answer=BatchAnswer, parameters=_QUERY,
+        errors=(404, 501),
+    ),
+]  # fmt: skip
+routes = [
+    (COLLECTION + r"/search", SearchHandler),
+    (COLLECTION + r"/search_batch", SearchBatchHandler),
+]
