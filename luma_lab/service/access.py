@@ -1,6 +1,6 @@
 """What a key may do: its role, and the collections and key prefixes it is confined to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from luma_lab.service.operation import ROLES
 from luma_lab.service.refusals import Forbidden
@@ -18,12 +18,15 @@ class Access:
     collections, key_prefixes : tuple of str, or None
         Scopes: names, those that end in ``*`` are prefixes. Both None: no scopes. With one of
         them set the key is confined, and the other, left out, allows nothing.
+    fingerprint : bytes or None
+        Of the key's secret; another one after the key was rotated.
     """
 
     key_id: str | None
     role: str
     collections: tuple[str, ...] | None = None
     key_prefixes: tuple[str, ...] | None = None
+    fingerprint: bytes | None = field(default=None, repr=False)
 
     @property
     def is_scoped(self):
@@ -73,3 +76,4 @@ class Access:
 
 
 ANYONE = Access(None, "admin")
+NOBODY = Access(None, "read", (), ())  # on the paths that ask for no key

@@ -10,6 +10,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from luma_lab.engine.keys import KeyStore
 from luma_lab.errors import Unavailable
 from luma_lab.service import (
     bulk,
@@ -37,6 +38,7 @@ from luma_lab.service.base import NotFoundHandler, Service, log_request
 from luma_lab.service.feed import Feed
 from luma_lab.service.front import Front
 from luma_lab.service.guard import Guard
+from luma_lab.service.streams import Streams
 
 # Writers wait for a shared commit, so more of them than cores make larger groups.
 POOL_THREADS = 32
@@ -75,7 +77,9 @@ def all_operations():
     return [o for module in MODULES for o in getattr(module, "operations", ())]
 
 
-def make_application(lab, settings, pages=None, *, keepalive_secs=events.KEEPALIVE_SECS):
+def make_application(
+    lab, settings, pages=None, *, keepalive_secs=events.KEEPALIVE_SECS, secret=None
+):
     """Return the Tornado application of every REST route.
 
     Parameters
@@ -86,12 +90,19 @@ def make_application(lab, settings, pages=None, *, keepalive_secs=events.KEEPALI
         As in :class:`Server`; here it only decides where ``/`` leads.
     keepalive_secs : float
         Silence after which a stream sends a comment.
+    secret : str, optional
+        As in :class:`Server`.
     """
     pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="luma-rest")
+    keys = KeyStore(lab.path)
+    guard = Guard(settings, keys, secret)
     service = Service(
         lab=lab,
         settings=settings,
-        guard=Guard(settings),
+        keys=keys,
+        guard=guard,
+        streams=Streams(guard.is_alive),
+        sockets=Streams(guard.is_alive),
         feed=Feed(lab),
         pool=pool,
         keepalive_secs=keepalive_secs,
@@ -120,6 +131,8 @@ class Server:
         ``/lab``.
     keepalive_secs : float
         Silence after which a stream sends a comment.
+    secret : str, optional
+        What login cookies are signed with, where several processes serve one port.
 
     Attributes
     ----------
@@ -127,9 +140,13 @@ class Server:
         The port taken, once started.
     """
 
-    def __init__(self, lab, settings, pages=None, *, keepalive_secs=events.KEEPALIVE_SECS):
+    def __init__(
+        self, lab, settings, pages=None, *, keepalive_secs=events.KEEPALIVE_SECS, secret=None
+    ):
         self._settings = settings
-        self._application = make_application(lab, settings, pages, keepalive_secs=keepalive_secs)
+        self._application = make_application(
+            lab, settings, pages, keepalive_secs=keepalive_secs, secret=secret
+        )
         self._service = self._application.settings["service"]
         self._pages = lab_pages.make_pages(pages, self._service) if pages else None
         self._front = Front(self._application, self._pages)
@@ -176,18 +193,19 @@ class Server:
         service.stopping = True
         self._http.stop()
         service.feed.close()
-        for stream in list(service.streams):
-            stream.cancel()
+        service.streams.close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_secs
         while (service.active or service.streams) and loop.time() < deadline:
             await asyncio.sleep(0.02)
         if self._pages is not None:
             await lab_pages.stop_pages(self._pages)
+        service.sockets.close()
         await self._http.close_all_connections()
         for closing in list(self._front.draining):
             closing.cancel()
         service.pool.shutdown(wait=False, cancel_futures=True)
+        service.keys.close()
 
 
 async def serve(lab, settings, pages=None, ready=None):

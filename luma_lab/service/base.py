@@ -15,10 +15,13 @@ from tornado.web import HTTPError, RequestHandler
 
 from luma_lab import codec, errors
 from luma_lab.config import Settings
+from luma_lab.engine.keys import KeyStore
 from luma_lab.service import refusals
-from luma_lab.service.access import ANYONE
+from luma_lab.service.access import ANYONE, NOBODY
 from luma_lab.service.feed import Feed
 from luma_lab.service.guard import Guard
+from luma_lab.service.operation import find_operation
+from luma_lab.service.streams import Streams
 from luma_lab.store import deadline
 
 # The first class along an error's ancestry that stands here gives the status.
@@ -28,6 +31,7 @@ STATUS = {
     refusals.Unauthorized: 401,
     refusals.Forbidden: 403,
     refusals.MethodNotAllowed: 405,
+    refusals.RateLimited: 429,
     refusals.RequestTimeout: 408,
     errors.PayloadTooLarge: 413,
     errors.InvalidArgument: 400,
@@ -65,6 +69,7 @@ class Service:
 
     lab: Any
     settings: Settings
+    keys: KeyStore
     guard: Guard
     feed: Feed
     pool: ThreadPoolExecutor
@@ -74,7 +79,8 @@ class Service:
     started: float = field(default_factory=time.monotonic)
     stopping: bool = False
     active: set = field(default_factory=set)
-    streams: set = field(default_factory=set)
+    streams: Streams = None
+    sockets: Streams = None
 
 
 def status_of(error):
@@ -149,14 +155,20 @@ class BaseHandler(RequestHandler):
         self._deadline = time.monotonic() + self.limits.request_timeout_secs
         request = self.request
         self.access = ANYONE
-        if self.asks_for_key and not self._is_preflight():
-            self.service.guard.check_key(
-                request.method, request.path, request.query, request.headers
-            )
-        if request.method == "HEAD" and _is_implemented(self, "get"):
+        if not self.asks_for_key or self._is_preflight():
             return
-        if not _is_implemented(self, request.method.lower()):
+        guard = self.service.guard
+        self.access = guard.admit(request.method, request.path, request.query, request.headers)
+        if self.access is not NOBODY:
+            guard.check_rate(self.access, request.remote_ip)
+        method = "GET" if request.method == "HEAD" else request.method
+        if not _is_implemented(self, method.lower()):
             raise refusals.MethodNotAllowed(request.method, self.allowed_methods())
+        operation = find_operation(self.service.operations, type(self), method)
+        role = "read" if method in ("GET", "OPTIONS") else "write"
+        if operation is not None:
+            role = operation.role or "read"
+        self.access.check_role(role)
 
     def on_finish(self):
         self.service.active.discard(self)
@@ -298,6 +310,8 @@ class BaseHandler(RequestHandler):
                 body["error"] = self.internal_code
             if isinstance(error, refusals.MethodNotAllowed):
                 self.set_header("Allow", ", ".join(error.allowed))
+            if isinstance(error, refusals.RateLimited):
+                self.set_header("Retry-After", str(error.retry_after))
             if isinstance(error, refusals.Unauthorized):
                 self.set_header("WWW-Authenticate", "Bearer")
         elif isinstance(error, HTTPError):

@@ -43,7 +43,7 @@ class StreamHandler(BaseHandler):
         self.set_header("X-Accel-Buffering", "no")
         self._limit_send_buffer()
         pump = asyncio.ensure_future(self._pump(epoch, cursor, wanted))
-        self.service.streams.add(pump)
+        self.service.streams.add(pump, self.access)
         self.service.active.discard(self)
         self._pump_task = pump
         try:

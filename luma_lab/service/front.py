@@ -17,6 +17,7 @@ from luma_lab.errors import InvalidArgument, LumaError, PayloadTooLarge
 from luma_lab.service.base import error_body, status_of
 from luma_lab.service.lab_pages import LOGIN, PREFIX, WEBSOCKET
 from luma_lab.service.refusals import RequestTimeout, Unauthorized, UnsupportedMediaType
+from luma_lab.service.streams import Socket
 
 # Bodies up to this size are read before anything is refused, so that the connection lives on.
 SMALL_BODY_BYTES = 64 * 1024
@@ -131,18 +132,21 @@ class _Message(httputil.HTTPMessageDelegate):
             raise InvalidArgument("Transfer-Encoding: expected 'chunked' alone, no Content-Length")
         if chunked or length > SMALL_BODY_BYTES:
             # A stranger's body is not worth reading.
-            guard.check_key(method, path, query, headers)
+            guard.admit(method, path, query, headers)
         if length > self._limit:
             raise self._too_large(length)
         media = headers.get("Content-Type", "").strip().lower()
         if media.startswith("multipart/") and target is self._front.application:
             # Tornado would take such a body apart before any handler could refuse it.
-            guard.check_key(method, path, query, headers)
+            guard.admit(method, path, query, headers)
             raise UnsupportedMediaType(f"content type {media!r}: expected application/json")
 
     def _check_session(self, method, path, headers):
         cookies = httputil.parse_cookie(headers.get("Cookie", ""))
-        if self._service.guard.has_session(cookies):
+        access = self._service.guard.session(cookies)
+        if access is not None:
+            if path == WEBSOCKET:
+                self._service.sockets.add(Socket(self._connection.stream), access)
             return
         if method == "GET" and path == PREFIX + "/":
             raise _Redirect

@@ -2,13 +2,17 @@
 
 import hashlib
 import hmac
+import math
 import secrets
+import time
+from collections import OrderedDict
 from urllib.parse import parse_qsl, urlsplit
 
 from tornado.web import create_signed_value, decode_signed_value
 
 from luma_lab.config import is_loopback
-from luma_lab.service.refusals import Forbidden, Unauthorized
+from luma_lab.service.access import ANYONE, NOBODY, Access
+from luma_lab.service.refusals import Forbidden, RateLimited, Unauthorized
 
 OPEN_PATHS = frozenset(
     {
@@ -28,7 +32,8 @@ COOKIE_DAYS = 7
 CONFIGURED_KEY_ID = "configured"
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 ALLOWED_HEADERS = "Authorization, Content-Type, Last-Event-ID, X-API-Key"
-EXPOSED_HEADERS = "Allow, X-Luma-Next, X-Luma-Offset"
+EXPOSED_HEADERS = "Allow, Retry-After, X-Luma-Next, X-Luma-Offset"
+MAX_BUCKETS = 10_000
 PREFLIGHT_SECS = "600"
 
 
@@ -38,14 +43,20 @@ class Guard:
     Parameters
     ----------
     settings : luma_lab.config.Settings
+    keys : luma_lab.engine.keys.KeyStore
+    secret : str, optional
+        What login cookies are signed with; processes that serve one port share it.
     """
 
-    def __init__(self, settings):
+    def __init__(self, settings, keys, secret=None):
+        self._keys = keys
+        self._rate = settings.rate_limit_per_sec
+        self._buckets = OrderedDict()
         self._open = settings.auth == "open"
         self._digest = _digest(settings.api_key.encode())
         self._loopback_only = settings.loopback_only
         self._origins = settings.cors_origins
-        self._secret = secrets.token_urlsafe(32)
+        self._secret = secret or secrets.token_urlsafe(32)
 
     @property
     def asks_for_key(self):
@@ -64,22 +75,75 @@ class Guard:
                 "names are; set API_KEY, or start with --insecure"
             )
 
-    def check_key(self, method, path, query, headers):
-        """Raise `Unauthorized` unless the path is open or the request carries the key."""
-        if self._open or self.is_open(method, path):
-            return
-        if not self.is_key(_token(query, headers)):
+    def admit(self, method, path, query, headers):
+        """Return the `Access` of a request.
+
+        Raises
+        ------
+        Unauthorized
+            It needs a key and has none that stands.
+        """
+        if self._open:
+            return ANYONE
+        if self.is_open(method, path):
+            return NOBODY
+        access = self.access_of(_token(query, headers))
+        if access is None:
             raise Unauthorized("invalid api key")
+        return access
+
+    def access_of(self, token):
+        """Return the `Access` of a key (bytes), or None; the configured one in constant time."""
+        if hmac.compare_digest(_digest(token), self._digest):
+            return Access(CONFIGURED_KEY_ID, "admin")
+        key = self._keys.find(token)
+        if key is None:
+            return None
+        scopes = key.permissions
+        return Access(
+            key.id,
+            key.role,
+            tuple(scopes["collections"]) if "collections" in scopes else None,
+            tuple(scopes["key_prefixes"]) if "key_prefixes" in scopes else None,
+            self._keys.fingerprint(key.id),
+        )
+
+    def is_alive(self, access):
+        """Return whether the key of an `Access` still stands as it did."""
+        if access.key_id in (None, CONFIGURED_KEY_ID):
+            return True
+        return self._keys.fingerprint(access.key_id) == access.fingerprint
+
+    def configured_key(self):
+        """Return the configured key as the list of keys shows it."""
+        return {
+            "id": CONFIGURED_KEY_ID,
+            "name": "Configured key",
+            "role": "admin",
+            "permissions": {},
+            "created_at_ms": 0,
+        }
+
+    def check_rate(self, access, address):
+        """Raise `RateLimited` when a key (without keys: an address) asks too often."""
+        if self._rate is None:
+            return
+        who = access.key_id or address
+        now = time.monotonic()
+        left, at = self._buckets.pop(who, (float(self._rate), now))
+        left = min(float(self._rate), left + (now - at) * self._rate)
+        allowed = left >= 1
+        self._buckets[who] = (left - 1 if allowed else left, now)
+        while len(self._buckets) > MAX_BUCKETS:
+            self._buckets.popitem(last=False)
+        if not allowed:
+            raise RateLimited(self._rate, math.ceil((1 - left) / self._rate))
 
     def is_open(self, method, path):
         """Return whether `path` needs no key; paths are compared exactly, as sent."""
         if path in OPEN_PATHS:
             return True
         return method in ("GET", "HEAD") and path.startswith(OPEN_FOLDERS)
-
-    def is_key(self, token):
-        """Return whether `token` (bytes) is the key, in constant time."""
-        return hmac.compare_digest(_digest(token), self._digest)
 
     def cors_headers(self, origin):
         """Return the headers that let a browser page of `origin` read the answer."""
@@ -121,17 +185,31 @@ class Guard:
         if self._origins is None or origin.lower() not in self._origins:
             raise Forbidden(f"origin {origin!r} may not open a websocket here")
 
-    def new_session(self):
-        """Return the value of a login cookie: a signed key id, never the key."""
-        return create_signed_value(self._secret, COOKIE, CONFIGURED_KEY_ID).decode()
+    def new_session(self, access):
+        """Return the value of a login cookie: a signed key id, never the key.
 
-    def has_session(self, cookies):
-        """Return whether the workbench may be shown: nobody is asked, or the cookie is good."""
+        Raises
+        ------
+        Forbidden
+            The workbench can do whatever the lab can: it takes an unconfined writing key.
+        """
+        access.check_role("write")
+        access.check_unscoped("the workbench")
+        mark = access.fingerprint.hex() if access.fingerprint else ""
+        return create_signed_value(self._secret, COOKIE, f"{access.key_id} {mark}").decode()
+
+    def session(self, cookies):
+        """Return the `Access` of a login cookie, or None; without keys everyone has one."""
         if self._open:
-            return True
-        value = cookies.get(COOKIE)
-        key_id = decode_signed_value(self._secret, COOKIE, value, max_age_days=COOKIE_DAYS)
-        return key_id == CONFIGURED_KEY_ID.encode()
+            return ANYONE
+        value = decode_signed_value(
+            self._secret, COOKIE, cookies.get(COOKIE), max_age_days=COOKIE_DAYS
+        )
+        if value is None:
+            return None
+        id, _, mark = value.decode().partition(" ")
+        access = Access(id, "write", fingerprint=bytes.fromhex(mark) or None)
+        return access if self.is_alive(access) else None
 
 
 def _token(query, headers):

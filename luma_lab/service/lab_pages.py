@@ -3,6 +3,7 @@
 The pages themselves are handed in; this module knows only how to serve them.
 """
 
+import html
 import secrets
 from http.client import responses
 
@@ -10,9 +11,10 @@ import msgspec
 from tornado.ioloop import IOLoop
 
 from luma_lab.errors import NotSupported
+from luma_lab.service.access import ANYONE
 from luma_lab.service.base import CODES, BaseHandler, log_request
 from luma_lab.service.guard import COOKIE, COOKIE_DAYS
-from luma_lab.service.refusals import RouteNotFound
+from luma_lab.service.refusals import Forbidden, RouteNotFound
 
 PREFIX = "/lab"
 LOGIN = "/lab/login"
@@ -75,13 +77,20 @@ class LoginHandler(BaseHandler):
         """Log in."""
         guard = self.service.guard
         key = self.request.body_arguments.get("key", [b""])[0].strip()
-        if guard.asks_for_key and not guard.is_key(key):
+        access = guard.access_of(key) if guard.asks_for_key else ANYONE
+        if access is None:
             self.set_status(401)
             self._show("<p>This is not the key.</p>")
             return
+        try:
+            session = guard.new_session(access)
+        except Forbidden as error:
+            self.set_status(403)
+            self._show(f"<p>{html.escape(str(error))}.</p>")
+            return
         self.set_cookie(
             COOKIE,
-            guard.new_session(),
+            session,
             path=PREFIX,
             expires_days=COOKIE_DAYS,
             httponly=True,

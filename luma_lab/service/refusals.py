@@ -59,3 +59,16 @@ class RequestTimeout(LumaError, TimeoutError):
     """The request was not done within the server's time limit."""
 
     code = "timeout"
+
+
+class RateLimited(LumaError):
+    """A key asks more often than it may."""
+
+    code = "rate_limited"
+
+    def __init__(self, limit, retry_after):
+        super().__init__(limit, retry_after)
+        self.limit, self.retry_after = limit, retry_after
+
+    def __str__(self):
+        return f"more than {self.limit} requests a second: try again in {self.retry_after} s"

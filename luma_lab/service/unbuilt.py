@@ -12,8 +12,6 @@ ROUTES = (
     (r"/docs/openapi\.(?:json|yaml)", "the OpenAPI description", ("GET",)),
     (r"/openapi\.yaml", "the OpenAPI description", ("GET",)),
     (r"/v1/metrics", "metrics", ("GET",)),
-    (r"/v1/auth/keys", "the key store", ("GET", "POST")),
-    (r"/v1/auth/keys/[^/]+", "the key store", ("DELETE",)),
     (r"/v1/consumers", "named consumers", ("GET",)),
     (r"/v1/consumers/[^/]+", "named consumers", ("DELETE",)),
     (r"/v1/consumers/[^/]+/ack", "named consumers", ("POST",)),

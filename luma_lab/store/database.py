@@ -35,7 +35,7 @@ CLOSING_ERRORS = (
     apsw.ThreadingViolationError,
 )
 CLOSE_LIMIT_SECS = 10.0
-HARMLESS_ENTRIES = {"lost+found"}
+HARMLESS_ENTRIES = {"lost+found", "keys.db", "keys.db-wal", "keys.db-shm"}
 READING_ERRORS = (apsw.Error, UnicodeDecodeError)  # a flipped bit may leave no UTF-8 behind
 log = logging.getLogger(__name__)
 
