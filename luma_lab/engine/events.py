@@ -13,9 +13,10 @@ from typing import NamedTuple
 import msgspec
 
 from luma_lab import codec
+from luma_lab.engine.consumers import check_name as check_consumer
 from luma_lab.engine.state import check_key
 from luma_lab.errors import CorruptStore, InvalidArgument, LumaError, StorageError
-from luma_lab.store import catalog
+from luma_lab.store import catalog, consumers
 from luma_lab.store import log as event_log
 from luma_lab.store.database import luma_errors
 from luma_lab.store.log import POINT_TYPES
@@ -108,13 +109,25 @@ class Events(Publisher):
             events.extend(_event(f) for f in frames if f.type == "gap" or wanted(f))
         return events[:limit]
 
-    def follow(self, since="latest", *, types=None, key_prefix=None, collection=None, timeout=None):
+    def follow(
+        self,
+        since="latest",
+        *,
+        types=None,
+        key_prefix=None,
+        collection=None,
+        consumer=None,
+        timeout=None,
+    ):
         """Yield events as they are committed, in any process, each once and in order.
 
         Parameters
         ----------
         since : int, "earliest" or "latest"
             As in :meth:`read`; "latest" is the moment of this call.
+        consumer : str, optional
+            Resume after what this consumer acknowledged with ``lab.consumers.ack``; a new one
+            starts at `since`.
         timeout : float, optional
             End after this many seconds without a matching event. The iterator also ends
             when the lab is closed.
@@ -122,7 +135,12 @@ class Events(Publisher):
         if timeout is not None and not isinstance(timeout, (int, float)):
             raise InvalidArgument(f"timeout is {timeout!r}: expected seconds or None")
         wanted, points = _filter(types, key_prefix, collection)
-        return self._follow(self._start(since), wanted, points, timeout)
+        start = None
+        if consumer is not None:
+            check_consumer(consumer)
+            start = consumers.read(self._database.reader(), consumer)
+        start = self._start(since) if start is None else start
+        return self._follow(start, wanted, points, timeout)
 
     @luma_errors
     def read_frames(self, since, limit=PAGE, max_bytes=PAGE_BYTES, *, points=True):

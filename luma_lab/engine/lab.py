@@ -19,6 +19,7 @@ from luma_lab.engine import builds, filters
 from luma_lab.engine import meta_indexes as declared
 from luma_lab.engine.clock import Clock
 from luma_lab.engine.collection import Collection
+from luma_lab.engine.consumers import Consumers
 from luma_lab.engine.documents import Documents
 from luma_lab.engine.events import Events
 from luma_lab.engine.follower import Follower
@@ -69,6 +70,7 @@ class Lab:
     ----------
     state : luma_lab.engine.state.State
     events : luma_lab.engine.events.Events
+    consumers : luma_lab.engine.consumers.Consumers
     sql : luma_lab.engine.sql.Sql
     path : pathlib.Path
     """
@@ -101,6 +103,7 @@ class Lab:
                 parts.writer.run, database.reader, clock, StateCache(), parts.writer.submit_soon
             )
             self.events = Events(parts.writer.run, database, matrices, parts.follower)
+            self.consumers = Consumers(parts.writer.run, database, parts.follower)
             readers = Readers(parts, self.events)
             parts.writer.guard = readers.guard(parts.writer.connection, writes=True)
             self.sql = Sql(parts.writer.run, readers)

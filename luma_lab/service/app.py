@@ -35,6 +35,7 @@ from luma_lab.service import (
     vectors,
 )
 from luma_lab.service.base import NotFoundHandler, Service, log_request
+from luma_lab.service.fanout import Fanout
 from luma_lab.service.feed import Feed
 from luma_lab.service.front import Front
 from luma_lab.service.guard import Guard
@@ -94,7 +95,7 @@ def make_application(
         As in :class:`Server`.
     """
     pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="luma-rest")
-    keys = KeyStore(lab.path)
+    keys, feed = KeyStore(lab.path), Feed(lab)
     guard = Guard(settings, keys, secret)
     service = Service(
         lab=lab,
@@ -103,7 +104,8 @@ def make_application(
         guard=guard,
         streams=Streams(guard.is_alive),
         sockets=Streams(guard.is_alive),
-        feed=Feed(lab),
+        feed=feed,
+        fanout=Fanout(feed, keepalive_secs),
         pool=pool,
         keepalive_secs=keepalive_secs,
         has_pages=bool(pages),
@@ -193,6 +195,7 @@ class Server:
         service.stopping = True
         self._http.stop()
         service.feed.close()
+        service.fanout.close()
         service.streams.close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_secs

@@ -18,6 +18,7 @@ from luma_lab.config import Settings
 from luma_lab.engine.keys import KeyStore
 from luma_lab.service import refusals
 from luma_lab.service.access import ANYONE, NOBODY
+from luma_lab.service.fanout import Fanout
 from luma_lab.service.feed import Feed
 from luma_lab.service.guard import Guard
 from luma_lab.service.operation import find_operation
@@ -73,6 +74,7 @@ class Service:
     guard: Guard
     feed: Feed
     pool: ThreadPoolExecutor
+    fanout: Fanout
     keepalive_secs: float
     has_pages: bool = False
     operations: dict = field(default_factory=dict)

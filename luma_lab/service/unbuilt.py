@@ -12,9 +12,6 @@ ROUTES = (
     (r"/docs/openapi\.(?:json|yaml)", "the OpenAPI description", ("GET",)),
     (r"/openapi\.yaml", "the OpenAPI description", ("GET",)),
     (r"/v1/metrics", "metrics", ("GET",)),
-    (r"/v1/consumers", "named consumers", ("GET",)),
-    (r"/v1/consumers/[^/]+", "named consumers", ("DELETE",)),
-    (r"/v1/consumers/[^/]+/ack", "named consumers", ("POST",)),
     (_COLLECTION + r"/query", "text and hybrid search", ("POST",)),
     (_COLLECTION + r"/compact", "compaction", ("POST",)),
 )

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luma_lab.service.access import ANYONE
 from luma_lab.service.events import Filter
 from luma_lab.service.feed import WireFrame
 from luma_lab.store import log as event_log
@@ -107,5 +108,5 @@ def test_a_filter_is_the_conjunction_of_its_parts(events, types, key_prefix, col
             and (not collection or name == collection)
         )
     ]
-    chosen = Filter(None if types is None else ",".join(types), key_prefix, collection)
+    chosen = Filter(None if types is None else ",".join(types), key_prefix, collection, ANYONE)
     assert chosen.select(frames) == b"".join(expected)
