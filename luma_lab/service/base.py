@@ -166,6 +166,8 @@ class BaseHandler(RequestHandler):
         method = "GET" if request.method == "HEAD" else request.method
         if not _is_implemented(self, method.lower()):
             raise refusals.MethodNotAllowed(request.method, self.allowed_methods())
+        if self.access is NOBODY:
+            return
         operation = find_operation(self.service.operations, type(self), method)
         role = "read" if method in ("GET", "OPTIONS") else "write"
         if operation is not None:

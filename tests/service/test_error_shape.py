@@ -177,10 +177,16 @@ def test_unknown_fields_and_null_options_are_ignored(ask):
     assert ask("POST", f"{V}/search", json=body).status_code == 200
 
 
-@pytest.mark.parametrize("media", ["application/x-ndjson", "application/octet-stream"])
-def test_bulk_bodies_are_not_supported_yet(ask, media):
+@pytest.mark.parametrize(
+    ("media", "status", "code"),
+    [
+        ("application/x-ndjson", 400, "invalid_argument"),
+        ("application/octet-stream", 415, "unsupported_media_type"),
+    ],
+)
+def test_an_empty_bulk_body_is_refused(ask, media, status, code):
     answer = ask("POST", f"{V}/upsert_batch", content=b"", headers={"Content-Type": media})
-    assert (answer.status_code, answer.json()["error"]) == (501, "not_supported")
+    assert (answer.status_code, answer.json()["error"]) == (status, code)
 
 
 @pytest.mark.parametrize(
