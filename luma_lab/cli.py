@@ -111,6 +111,10 @@ def serve(
     request_timeout_secs: Annotated[
         str | None, typer.Option(help="Seconds until a request is answered with 408.")
     ] = None,
+    sqlite_enabled: Annotated[
+        bool | None, typer.Option("--sqlite/--no-sqlite", help="Whether users may run SQL.")
+    ] = None,
+    workers: Annotated[str | None, typer.Option(help="Processes that serve the port.")] = None,
 ):
     """Serve REST, event streams and the workbench on one port."""
     from luma_lab.config import Settings
@@ -148,6 +152,69 @@ def demo(
         print(f"recall@{DEMO_K} is at least {DEMO_RECALL} everywhere")
         return
     _serve(settings)
+
+
+keys = typer.Typer(
+    name="keys", help="Create, list, rotate and revoke API keys; a running server follows at once."
+)
+app.add_typer(keys)
+DataDir = Annotated[Path, typer.Option("--data-dir", "--data", help="The lab's directory.")]
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    role: Annotated[str, typer.Option(help="'read', 'write' or 'admin'.")] = "write",
+    collections: Annotated[
+        str | None, typer.Option(help="Comma list it is confined to; 'b*' is a prefix.")
+    ] = None,
+    key_prefixes: Annotated[
+        str | None, typer.Option(help="Comma list of prefixes of state keys.")
+    ] = None,
+    data_dir: DataDir = Path("data"),
+):
+    """Create a key and print it, this once."""
+    scopes = {"collections": collections, "key_prefixes": key_prefixes}
+    permissions = {name: text.split(",") for name, text in scopes.items() if text is not None}
+    with _key_store(data_dir) as store:
+        id, key = store.create(name, role, permissions)
+    print(f"id   {id}\nkey  {key}")
+
+
+@keys.command("list")
+def list_keys(data_dir: DataDir = Path("data")):
+    """List the keys, newest first; the keys themselves are not stored."""
+    with _key_store(data_dir) as store:
+        for key in store.list():
+            print(f"{key.id}  {key.role:5}  {key.name}  {key.permissions or ''}".rstrip())
+
+
+@keys.command("revoke")
+def revoke_key(
+    id: Annotated[str, typer.Argument(help="As listed.")], data_dir: DataDir = Path("data")
+):
+    """Revoke a key at once; its open streams end."""
+    with _key_store(data_dir) as store:
+        store.revoke(id)
+    print(f"revoked {id}")
+
+
+@keys.command("rotate")
+def rotate_key(
+    id: Annotated[str, typer.Argument(help="As listed.")], data_dir: DataDir = Path("data")
+):
+    """Give a key a new secret and print it; the old one stops at once."""
+    with _key_store(data_dir) as store:
+        print(f"key  {store.rotate(id)}")
+
+
+def _key_store(data_dir):
+    from contextlib import closing
+
+    from luma_lab.engine.keys import KeyStore
+
+    data_dir.mkdir(parents=True, exist_ok=True)
+    return closing(KeyStore(data_dir))
 
 
 @app.command()
@@ -191,9 +258,13 @@ def main():
 def _serve(settings):
     import asyncio
     import logging
+    import secrets
+    from importlib.util import find_spec
 
     import luma_lab as luma
+    from luma_lab.service.app import bind
     from luma_lab.service.app import serve as serve_forever
+    from luma_lab.service.workers import Workers
 
     level = settings.log_level.upper()
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
@@ -203,19 +274,48 @@ def _serve(settings):
         events=settings.event_retention_events,
         bytes=settings.event_retention_bytes,
     )
-    with luma.open(settings.data_dir, retention=retention) as lab:
-        pages = _pages(lab)
-        asyncio.run(
-            serve_forever(lab, settings, pages, lambda server: _announce(server, settings, pages))
-        )
+    key = _first_key(settings)
+    secret = secrets.token_urlsafe(32)
+
+    def work(sockets=None, announce=None):
+        with luma.open(settings.data_dir, retention=retention) as lab:
+            pages = _pages(lab)
+            ready = announce and (lambda server: announce(server.url, bool(pages)))
+            serving = serve_forever(lab, settings, pages, ready, sockets=sockets, secret=secret)
+            asyncio.run(serving)
+
+    def announce(url, has_pages):
+        _announce(url, settings, has_pages, key)
+
+    if settings.workers == 1:
+        work(announce=announce)
+    else:
+        sockets = bind(settings)
+        url = f"http://{settings.bind}:{sockets[0].getsockname()[1]}"
+        has_pages = find_spec("panel") is not None
+        Workers(sockets, work).run(settings.workers, lambda: announce(url, has_pages))
     print("stopped")
 
 
-def _announce(server, settings, pages):
+def _first_key(settings):
+    """Make an admin key where there is none yet; return it, to be shown this once."""
+    from luma_lab.engine.keys import KeyStore
+
+    if settings.auth == "open":
+        return None
+    Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
+    store = KeyStore(settings.data_dir)
+    try:
+        return None if store.list() else store.create("Admin", "admin")[1]
+    finally:
+        store.close()
+
+
+def _announce(url, settings, has_pages, key):
     print(f"Luma Lab serves {settings.data_dir}")
-    print(f"  REST       {server.url}/v1  (events: /v1/stream, health: /v1/health)")
-    if pages:
-        print(f"  workbench  {server.url}/lab/")
+    print(f"  REST       {url}/v1  (events: /v1/stream, health: /v1/health)")
+    if has_pages:
+        print(f"  workbench  {url}/lab/")
     else:
         print("  workbench  not installed: pip install 'luma_lab[lab]'")
     if settings.auth == "open":
@@ -224,6 +324,8 @@ def _announce(server, settings, pages):
         print("  auth       key 'dev'; set API_KEY to serve others than this machine")
     else:
         print("  auth       the configured key")
+    if key is not None:
+        print(f"  admin key  {key}  (shown this once; more: luma keys)")
     if settings.unguarded and settings.insecure:
         print("  WARNING    --insecure: everyone who reaches this port can read and write")
     print("Ctrl-C stops.", flush=True)

@@ -164,22 +164,15 @@ class Server:
             host = f"[{host}]"
         return f"http://{host}:{self.port}"
 
-    async def start(self):
-        """Listen; return the server.
+    async def start(self, sockets=None):
+        """Listen, on `sockets` where they are bound already; return the server.
 
         Raises
         ------
         Unavailable
             The address can't be had.
         """
-        bind, port = self._settings.bind, self._settings.port
-        try:
-            sockets = bind_sockets(port, address=bind)
-        except OSError as error:
-            raise Unavailable(
-                f"can't listen on {bind} port {port}: {os.strerror(error.errno or 0)}; "
-                "choose another with --port"
-            ) from None
+        sockets = sockets or bind(self._settings)
         self.port = sockets[0].getsockname()[1]
         self._http = HTTPServer(
             self._front, max_body_size=NO_LIMIT, idle_connection_timeout=IDLE_SECS
@@ -211,8 +204,25 @@ class Server:
         service.keys.close()
 
 
-async def serve(lab, settings, pages=None, ready=None):
-    """Serve until SIGTERM or SIGINT, then stop gracefully.
+def bind(settings):
+    """Return the sockets of the settings' address and port, bound and listening.
+
+    Raises
+    ------
+    Unavailable
+        The address can't be had.
+    """
+    try:
+        return bind_sockets(settings.port, address=settings.bind)
+    except OSError as error:
+        raise Unavailable(
+            f"can't listen on {settings.bind} port {settings.port}: "
+            f"{os.strerror(error.errno or 0)}; choose another with --port"
+        ) from None
+
+
+async def serve(lab, settings, pages=None, ready=None, *, sockets=None, secret=None):
+    """Serve until SIGTERM or SIGINT, then stop gracefully; a second signal ends it at once.
 
     Parameters
     ----------
@@ -220,18 +230,28 @@ async def serve(lab, settings, pages=None, ready=None):
         As in :class:`Server`.
     ready : callable, optional
         Called with the `Server` once it listens.
+    sockets : list of socket, optional
+        Bound by a parent process.
+    secret : str, optional
+        As in :class:`Server`.
     """
-    server = await Server(lab, settings, pages).start()
+    server = await Server(lab, settings, pages, secret=secret).start(sockets)
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
+
+    def ask():
+        if asked.is_set():
+            os._exit(1)
+        asked.set()
+
     for kind in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(kind, asked.set)
+        loop.add_signal_handler(kind, ask)
     try:
         if ready is not None:
             ready(server)
         await asked.wait()
     finally:
-        for kind in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(kind)
         log.info("stopping")
         await server.stop()
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(kind)
