@@ -112,7 +112,12 @@ def serve(
         str | None, typer.Option(help="Seconds until a request is answered with 408.")
     ] = None,
     sqlite_enabled: Annotated[
-        bool | None, typer.Option("--sqlite/--no-sqlite", help="Whether users may run SQL.")
+        bool | None,
+        typer.Option(
+            "--sqlite-enabled/--no-sqlite-enabled",
+            "--sqlite/--no-sqlite",
+            help="Whether users may run SQL.",
+        ),
     ] = None,
     workers: Annotated[str | None, typer.Option(help="Processes that serve the port.")] = None,
 ):
@@ -303,7 +308,9 @@ def _first_key(settings):
 
     if settings.auth == "open":
         return None
-    Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
+    from luma_lab.store.database import Database
+
+    Database(settings.data_dir).close()  # a directory that can hold no lab gets no keys either
     store = KeyStore(settings.data_dir)
     try:
         return None if store.list() else store.create("Admin", "admin")[1]

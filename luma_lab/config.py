@@ -158,7 +158,7 @@ class Settings(BaseSettings):
         True,
         "Whether users may run SQL over HTTP.",
         "SQLITE_ENABLED",
-        flag="--sqlite",
+        flag="--sqlite-enabled",
         expected="true or false",
     )
     sql_timeout_secs: int = _setting(
