@@ -35,8 +35,22 @@ def together():
         with lab.transaction() as tx:
             tx.collection("docs").upsert(["pair", f"t{n % 50}"], [[n, 1], [n, 2]], [n, n])
             tx.state["pair"] = n
+            tx.documents("notes").put("pair", {"n": n})
+            tx.sql.execute("INSERT OR REPLACE INTO pairs VALUES ('pair', ?)", (n,))
             tx.events.publish("pair", n)
         say(f"pair {n}")
+def listed():
+    n = first
+    while True:
+        n += 1
+        lab.apply([
+            {"op": "state.put", "key": "listed", "value": n},
+            {"op": "doc.put", "collection": "notes", "id": "listed", "doc": n},
+            {"op": "vector.upsert", "collection": "lists", "id": "listed", "vector": [n, n]},
+            {"op": "sql", "sql": "REPLACE INTO pairs VALUES ('listed', ?)", "params": [n]},
+            {"op": "publish", "type": "listed", "data": n},
+        ])
+        say(f"listed {n}")
 def alone(kind):
     n = first
     while True:
@@ -48,7 +62,7 @@ def alone(kind):
         else:
             docs.upsert(f"p{n % 30}", [n, 3], {"n": n, "text": "x" * (n * 37 % 9000)})
         say(f"{kind} {n}")
-for target, args in ((together, ()), (alone, ("state",)), (alone, ("point",))):
+for target, args in ((together, ()), (listed, ()), (alone, ("state",)), (alone, ("point",))):
     threading.Thread(target=target, args=args).start()
 """
 
@@ -79,7 +93,19 @@ def check(lab, last, first):
         [pair] if pair else []
     )
 
-    newest = max([n for key, n in state.items() if key != "pair"], default=first)
+    assert (lab.documents("notes").get("pair").doc if pair else {"n": 0}) == {"n": pair}
+    rows = dict(lab.sql("SELECT id, n FROM pairs").rows)
+    assert rows.get("pair", 0) == pair
+
+    # the same of a list of operations over all five kinds
+    listed = state.get("listed", 0)
+    assert listed in (last["listed"], last["listed"] + 1)
+    if listed:
+        assert lab.documents("notes").get("listed").doc == listed == rows["listed"]
+        assert lab.collection("lists").get("listed").vector.tolist() == [listed, listed]
+        assert [e.data for e in lab.events.read(types="listed", limit=10**6)][-1:] == [listed]
+
+    newest = max([n for k, n in state.items() if k not in ("pair", "listed")], default=first)
     assert newest in (last["state"], last["state"] + 1)
     for n in range(max(first + 1, newest - 19), newest + 1):
         assert state[f"s{n % 20}"] == n
@@ -103,7 +129,7 @@ def check(lab, last, first):
     assert found == points.keys()
     report = lab.verify()
     assert report.ok, report
-    return {"pair": pair, "state": newest, "point": reached}
+    return {"pair": pair, "listed": listed, "state": newest, "point": reached}
 
 
 def expected_points(first, reached):
@@ -117,6 +143,8 @@ def kill_again_and_again(path, kills, seed):
     chance = random.Random(seed)
     with Lab(path) as lab:
         lab.create_collection("docs", 2, "l2")
+        lab.create_collection("lists", 2, "l2")
+        lab.sql.execute("CREATE TABLE pairs (id TEXT PRIMARY KEY, n INTEGER)")
     first, total = 0, 0
     for _ in range(kills):
         with child(WRITER, path, first) as writer:
@@ -124,7 +152,7 @@ def kill_again_and_again(path, kills, seed):
             time.sleep(chance.random() * 0.25)
             writer.kill()
             heard += writer.stdout.read()
-        last = {"pair": 0, "state": 0, "point": 0, **acknowledged(heard)}
+        last = {"pair": 0, "listed": 0, "state": 0, "point": 0, **acknowledged(heard)}
         began = time.perf_counter()
         with Lab(path) as lab:
             print(f"reopened in {time.perf_counter() - began:.3f} s after {last}")
@@ -149,8 +177,13 @@ def start_round(lab, first):
         for key in list(lab.state):
             tx.state.delete(key)
         inside.upsert(["pair", f"t{first % 50}"], [[first, 1], [first, 2]], [first, first])
-        tx.state["pair"] = first
-        tx.events.publish("pair", first)
+        tx.state["pair"] = tx.state["listed"] = first
+        tx.documents("notes").put("pair", {"n": first})
+        tx.documents("notes").put("listed", first)
+        tx.collection("lists").upsert("listed", [first, first])
+        for id in ("pair", "listed"):
+            tx.sql.execute("INSERT OR REPLACE INTO pairs VALUES (?, ?)", (id, first))
+            tx.events.publish(id, first)
 
 
 def test_eight_kills_lose_nothing_and_tear_nothing(path):
@@ -266,6 +299,8 @@ def _catalog(lab):
 def test_a_copy_of_the_files_of_a_running_lab_taken_after_a_kill_opens(path, tmp_path):
     with Lab(path) as lab:
         lab.create_collection("docs", 2, "l2")
+        lab.create_collection("lists", 2, "l2")
+        lab.sql.execute("CREATE TABLE pairs (id TEXT PRIMARY KEY, n INTEGER)")
     with child(WRITER, path, 0) as writer:
         for _ in range(30):
             writer.stdout.readline()

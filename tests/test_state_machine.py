@@ -13,7 +13,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from luma_lab.engine.lab import Lab
 from luma_lab.engine.upkeep import Retention
-from luma_lab.errors import AlreadyExists, LumaError, PointNotFound, RevisionConflict
+from luma_lab.errors import (
+    AlreadyExists,
+    DocumentNotFound,
+    LumaError,
+    PointNotFound,
+    RevisionConflict,
+    SqlError,
+)
 
 DIM = 3
 IDS = st.sampled_from(["a", "b", "c", "d", "é", "f" * 40])
@@ -21,12 +28,13 @@ KEYS = st.sampled_from(["k", "l", "user:1", "user:2", "\U0001f600"])
 FLOATS = st.integers(-40, 40).map(lambda n: n / 8)
 VECTORS = st.tuples(*[FLOATS] * DIM)
 VALUES = st.none() | st.integers(-5, 5) | st.text(max_size=3) | st.just({"big": "x" * 6000})
+DOCS = st.none() | st.integers(0, 2) | st.dictionaries(st.sampled_from("abc"), st.integers(0, 2))
 NAMES = st.sampled_from(["docs", "more"])
 
 
 class LabMachine(RuleBasedStateMachine):
     """`points` holds a dict of id to (vector, meta) per collection, `state` a dict of key to
-    (value, revision, expires_at_ms), `told` the types of all events."""
+    (value, revision, expires_at_ms), `documents` of id to (doc, revision), `table` of id to n."""
 
     def __init__(self):
         super().__init__()
@@ -35,6 +43,8 @@ class LabMachine(RuleBasedStateMachine):
         self.metrics = {"docs": "l2", "more": "dot"}
         self.points = {}
         self.state = {}
+        self.documents = {}
+        self.table = {}
         self.head = 0
         self.kept_from = 1
         self.lab = Lab(self.path, clock=self.clock)
@@ -43,6 +53,8 @@ class LabMachine(RuleBasedStateMachine):
     @initialize()
     def first_collection(self):
         self.create("docs")
+        self.lab.sql.execute("CREATE TABLE t (id TEXT PRIMARY KEY, n INTEGER CHECK (n >= 0))")
+        self.head += 1
 
     def create(self, name):
         self.lab.create_collection(name, DIM, self.metrics[name])
@@ -173,6 +185,92 @@ class LabMachine(RuleBasedStateMachine):
             del self.state[key]
         self.head += len(expired)
 
+    # documents and SQL
+
+    @rule(id=IDS, doc=DOCS, guess=st.sampled_from([None, "right", "wrong"]))
+    def put_document(self, id, doc, guess):
+        actual = self.documents.get(id, (None, 0))[1]
+        expected = {None: None, "right": actual, "wrong": actual + 1}[guess]
+        notes = self.either().documents("notes")
+        if guess == "wrong":
+            with pytest.raises(RevisionConflict):
+                notes.put(id, doc, if_revision=expected)
+            return
+        self.head += 1
+        assert notes.put(id, doc, if_revision=expected).revision == self.head
+        self.documents[id] = (doc, self.head)
+
+    @rule(id=IDS, changes=st.dictionaries(st.sampled_from("ab"), st.none() | st.integers(0, 3)))
+    def patch_document(self, id, changes):
+        notes = self.either().documents("notes")
+        if id not in self.documents:
+            with pytest.raises(DocumentNotFound):
+                notes.update(id, changes)
+            return
+        doc = self.documents[id][0]
+        merged = dict(doc) if isinstance(doc, dict) else {}
+        for name, value in changes.items():
+            if value is None:
+                merged.pop(name, None)
+            else:
+                merged[name] = value
+        self.head += 1
+        found = notes.update(id, changes)
+        assert (found.doc, found.revision) == (merged, self.head)
+        self.documents[id] = (merged, self.head)
+
+    @rule(id=IDS)
+    def delete_document(self, id):
+        there = self.documents.pop(id, None) is not None
+        assert self.either().documents("notes").delete(id).count == there
+        self.head += there
+
+    @rule(id=IDS, n=st.integers(-1, 5))
+    def write_row(self, id, n):
+        sql = self.either().sql
+        if n < 0:
+            with pytest.raises(SqlError):
+                sql.execute("INSERT OR ROLLBACK INTO t VALUES (?, ?)", (id, n))
+            return
+        result = sql.execute("INSERT OR REPLACE INTO t VALUES (?, ?)", (id, n))
+        self.head += 1
+        self.table[id] = n
+        assert (result.offset, result.count) == (self.head, 1)
+
+    @rule(
+        key=KEYS,
+        value=VALUES,
+        id=IDS,
+        doc=DOCS,
+        vector=VECTORS,
+        n=st.integers(0, 5),
+        bad=st.booleans(),
+    )
+    def apply_a_list(self, key, value, id, doc, vector, n, bad):
+        """All five kinds in one commit, or, where the last can't be, none."""
+        self.sweep()
+        operations = [
+            {"op": "state.put", "key": key, "value": value},
+            {"op": "doc.put", "collection": "notes", "id": id, "doc": doc},
+            {"op": "vector.upsert", "collection": "docs", "id": id, "vector": vector, "meta": n},
+            {"op": "sql", "sql": "INSERT OR REPLACE INTO t VALUES (?, ?)", "params": [id, n]},
+            {"op": "publish", "type": "told", "data": n},
+        ]
+        if bad:
+            operations.append({"op": "state.put", "key": key, "value": 1, "if_revision": 10**9})
+            with pytest.raises(RevisionConflict) as caught:
+                self.either().apply(operations)
+            assert caught.value.index == 5
+            return
+        applied = self.either().apply(operations)
+        first = self.head + 1
+        assert (applied.first_offset, applied.offset) == (first, first + 4)
+        self.state[key] = (value, first, None)
+        self.documents[id] = (doc, first + 1)
+        self.points["docs"][id] = (vector, n)
+        self.table[id] = n
+        self.head += 5
+
     # transactions
 
     @rule(
@@ -187,6 +285,7 @@ class LabMachine(RuleBasedStateMachine):
     def transaction(self, commit, batch, gone, puts, drop, publish, refused):
         self.sweep()
         points, state, head = dict(self.points["docs"]), dict(self.state), self.head
+        documents, table = dict(self.documents), dict(self.table)
         outside = self.seen()
         try:
             with self.lab.transaction(timeout_ms=60_000) as tx:
@@ -207,6 +306,13 @@ class LabMachine(RuleBasedStateMachine):
                     there = self.state.pop(drop, None) is not None
                     assert tx.state.delete(drop).count == there
                     self.head += there
+                for id in gone:
+                    self.head += 2
+                    tx.documents("notes").put(id, {"in": "tx"})
+                    tx.sql.execute("INSERT OR REPLACE INTO t VALUES (?, 4)", (id,))
+                    self.documents[id] = ({"in": "tx"}, self.head - 1)
+                    self.table[id] = 4
+                assert dict(tx.sql("SELECT id, n FROM t").rows) == self.table
                 if publish:
                     self.head += 1
                     assert tx.events.publish("told", "inside").offset == self.head
@@ -218,6 +324,7 @@ class LabMachine(RuleBasedStateMachine):
                     raise Aborted
         except Aborted:
             self.points["docs"], self.state, self.head = points, state, head
+            self.documents, self.table = documents, table
             assert self.seen() == outside
         else:
             assert tx.offset == self.head
@@ -286,6 +393,20 @@ class LabMachine(RuleBasedStateMachine):
                 self.state
             )
             assert len(lab.state) == len(self.state)
+            found = lab.documents("notes").find(limit=100)
+            assert {d.id: (d.doc, d.revision) for d in found} == self.documents
+            assert [d.id for d in lab.documents("notes").find("a = 1", limit=100)] == sorted(
+                (
+                    i
+                    for i, (d, _) in self.documents.items()
+                    if isinstance(d, dict) and d.get("a") == 1
+                ),
+                key=str.encode,
+            )
+            assert dict(lab.sql("SELECT id, n FROM t").rows) == self.table
+            assert lab.sql("SELECT count(*) FROM documents('notes')").rows == [
+                (len(self.documents),)
+            ]
             assert lab.head == self.head
             assert lab.first_offset == self.kept_from
 
