@@ -3,11 +3,11 @@
 Run as a program: ``python -m luma_lab.bench.sqlbench``.
 """
 
-import sqlite3
 import statistics
 import sys
 import time
 
+import apsw
 import numpy as np
 
 from luma_lab import codec
@@ -84,9 +84,9 @@ def _sqlite_vec(vectors):
         import sqlite_vec
     except ImportError:
         raise Unavailable("sqlite-vec is not installed: pip install sqlite-vec") from None
-    connection = sqlite3.connect(":memory:")
+    connection = apsw.Connection(":memory:")  # Python's own module may lack extensions
     connection.enable_load_extension(True)
-    sqlite_vec.load(connection)
+    connection.load_extension(sqlite_vec.loadable_path())
     dim = vectors.shape[1]
     connection.execute(f"CREATE VIRTUAL TABLE vec USING vec0(embedding float[{dim}])")
     connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")

@@ -151,6 +151,7 @@ def run_statements(unit, statements, timeout_ms):
 
 
 def _query(guard, text, params, max_rows, max_bytes):
+    sql_guard.check_some(text)
     connection = guard.connection
     ours = not connection.in_transaction
     if ours:
@@ -158,9 +159,14 @@ def _query(guard, text, params, max_rows, max_bytes):
     try:
         with guard.guarding():
             cursor, seen = connection.cursor(), []
-            cursor.exec_trace = lambda c, statement, bindings: _look(c, text, statement, seen)
+            cursor.exec_trace = lambda c, statement, bindings: _look(
+                guard, c, text, statement, seen
+            )
             rows, size, truncated = [], 0, False
-            for row in cursor.execute(text, params, can_cache=False):
+            # A text that passed the guard once may be prepared no more: none of the house's own
+            # statements, which SQLite keeps by their text too, could have passed.
+            passed = text in guard.passed
+            for row in cursor.execute(text, params, can_cache=passed):
                 if max_bytes is not None:
                     size += sum(len(v) if isinstance(v, (str, bytes)) else 8 for v in row)
                 over = max_bytes is not None and size > max_bytes
@@ -169,16 +175,17 @@ def _query(guard, text, params, max_rows, max_bytes):
                     break
                 rows.append(row)
             cursor.close()
-        if not seen:
-            raise InvalidArgument("the text holds no statement: expected one")
+        if not passed:
+            guard.remember(text)
         return Rows(_distinct(seen[0]), rows, truncated)
     finally:
         if ours and connection.in_transaction:
             connection.execute("COMMIT")
 
 
-def _look(cursor, text, statement, seen):
-    sql_guard.check_single(text, statement)
+def _look(guard, cursor, text, statement, seen):
+    if text not in guard.passed:
+        sql_guard.check_single(text, statement)
     if not cursor.is_readonly:
         raise InvalidArgument(
             "sql query endpoint only accepts SELECT statements: this one changes something"
@@ -188,6 +195,7 @@ def _look(cursor, text, statement, seen):
 
 
 def _run(guard, text, params):
+    sql_guard.check_some(text)
     connection = guard.connection
     before, seen = connection.total_changes(), []
 
@@ -208,8 +216,6 @@ def _run(guard, text, params):
             pass
         cursor.close()
         defined = guard.has_defined
-    if not seen:
-        raise InvalidArgument("the text holds no statement: expected one")
     if not connection.in_transaction:
         raise SqlError("the statement ended the transaction it ran in: nothing was changed")
     if defined and _house(connection) != schema:
@@ -234,7 +240,6 @@ def _limited(guard, timeout_ms):
         yield
         return
     connection = guard.connection
-    writes = not connection.readonly("main")
     connection.set_progress_handler(deadline.passed, PROGRESS_STEPS)
     began = time.monotonic()
     try:
@@ -249,7 +254,7 @@ def _limited(guard, timeout_ms):
                     ) from None
                 raise
     finally:
-        if writes:
+        if guard.writes:
             connection.set_progress_handler(None)
 
 

@@ -8,6 +8,7 @@ functions, which are Python.
 
 import contextlib
 import re
+from collections import OrderedDict
 
 import apsw
 
@@ -50,6 +51,7 @@ FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefil
 SCHEMA_TABLES = {"sqlite_master", "sqlite_schema"}
 TEMPORARY_SCHEMA = {"sqlite_temp_master", "sqlite_temp_schema"}  # empty; ALTER TABLE looks there
 INTERNAL_TABLES = {"dbstat", "bytecode", "tables_used", "completion"}
+MAX_PASSED = 100
 MAX_VALUE_BYTES = 32 << 20
 LIMITS = {
     apsw.SQLITE_LIMIT_LENGTH: MAX_VALUE_BYTES,
@@ -75,25 +77,34 @@ class Guard:
 
     Attributes
     ----------
+    writes : bool
     refused : str or None
         What the last refusal was about.
+    passed : OrderedDict
+        The texts of queries that were let through lately.
     """
 
     def __init__(self, connection, *, writes):
         self.connection = connection
         self.refused = None
-        self._writes = writes
+        self.writes = writes
         self._guarding = False
         self._defined = set()
+        self.passed = OrderedDict()
         connection.authorizer = self._authorize
         for option in (apsw.SQLITE_DBCONFIG_DQS_DML, apsw.SQLITE_DBCONFIG_DQS_DDL):
             connection.config(option, 0)
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        if not writes:
+            for kind, value in LIMITS.items():
+                connection.limit(kind, value)
 
     @contextlib.contextmanager
     def guarding(self):
         """Judge what the block prepares, under :data:`LIMITS`; elsewhere nothing is judged."""
-        before = {kind: self.connection.limit(kind, value) for kind, value in LIMITS.items()}
+        before = {}
+        if self.writes:  # the house's own statements on a writer know no such limits
+            before = {kind: self.connection.limit(kind, value) for kind, value in LIMITS.items()}
         self._guarding, self.refused, self._defined = True, None, set()
         try:
             yield self
@@ -111,6 +122,12 @@ class Guard:
         finally:
             self._guarding = before
 
+    def remember(self, text):
+        """Note that a text has passed."""
+        self.passed[text] = None
+        while len(self.passed) > MAX_PASSED:
+            self.passed.popitem(last=False)
+
     @property
     def has_defined(self):
         """Whether the statement changes the schema."""
@@ -124,7 +141,7 @@ class Guard:
         elif operation in READING:
             allowed = self._may_read(operation, first, second)
         else:
-            allowed = self._writes and self._may_write(operation, first, second, database)
+            allowed = self.writes and self._may_write(operation, first, second, database)
         if allowed:
             return apsw.SQLITE_OK
         word = apsw.mapping_authorizer_function.get(operation, str(operation))
@@ -176,10 +193,14 @@ def is_reserved(name):
     return low.startswith(("luma_", "sqlite_")) or low in TABLE_FUNCTIONS
 
 
-def check_single(text, statement):
-    """Raise `InvalidArgument` when something follows the first statement of a text."""
+def check_some(text):
+    """Raise `InvalidArgument` when a text holds no statement."""
     if _NOTHING.fullmatch(text) is not None:
         raise InvalidArgument("the text holds no statement: expected one")
+
+
+def check_single(text, statement):
+    """Raise `InvalidArgument` when something follows the first statement of a text."""
     rest = text[len(statement) :]
     if _NOTHING.fullmatch(rest) is None:
         raise InvalidArgument(

@@ -31,7 +31,7 @@ class TableFunction:
     keys : tuple of str
         Columns by which :meth:`rows` can look up instead of scanning.
     rows : callable
-        ``rows(given) -> iterator of tuples``, with a dict of what was given by name.
+        ``rows(given) -> list or iterator of tuples``, with a dict of what was given by name.
     guard : luma_lab.engine.sql_guard.Guard
     """
 
@@ -97,6 +97,7 @@ class _Cursor:
     def __init__(self, function):
         self._function = function
         self._rows, self._row, self._number = iter(()), None, 0
+        self._is_ready = True
 
     def Filter(self, number, names, values):
         function = self._function
@@ -106,11 +107,16 @@ class _Cursor:
                 listed = ", ".join(function.arguments[: function.required])
                 raise InvalidArgument(f"the argument {name!r} is missing: expected ({listed})")
         self._number = -1
-        self._rows = function.rows(given)
+        rows = function.rows(given)
+        self._is_ready = type(rows) is list  # nothing more to be read, so nothing to be trusted
+        self._rows = iter(rows)
         self.Next()
 
     def Next(self):
         self._number += 1
+        if self._is_ready:
+            self._row = next(self._rows, None)
+            return
         if self._number % PAGE == 0:
             deadline.check()
         with self._function.guard.trusted():
@@ -143,7 +149,7 @@ def register(connection, guard, parts, events):
     """
 
     def vector_search(given):
-        return iter(_search(parts, given))
+        return _search(parts, given)
 
     def state(given):
         prefix = _text(given, "prefix", "")
