@@ -7,6 +7,7 @@ delete. An expired entry is hidden from every read at once and swept soon after.
 from collections.abc import MutableMapping
 from functools import partial
 
+import msgspec
 import zict
 
 from luma_lab import codec
@@ -23,6 +24,7 @@ CACHE_FROM_BYTES = 4096
 CACHE_BYTES = 64 << 20
 PAGE = 512
 _MISSING = object()
+_encode_text = msgspec.json.Encoder().encode  # of keys that were checked
 
 
 class State(MutableMapping):
@@ -266,25 +268,63 @@ class StateCache:
         return row
 
 
-@refuses_first
+def put_entries(unit, calls):
+    """Write many entries with few statements; return a `WriteResult` or `LumaError` for each.
+
+    Parameters
+    ----------
+    calls : list of dict
+        The arguments of :func:`put_entry`, applied in order.
+    """
+    results, rows, events = [], [], []
+    revision, now_ms = unit.head.next_offset, unit.now_ms
+    for call in calls:
+        key, value, ttl_ms, if_revision = call.values()
+        if if_revision is not None:
+            _write_entries(unit, rows, events)
+            try:
+                _check_and_set(unit, key, if_revision)
+            except LumaError as error:
+                results.append(error)
+                continue
+        expires = None if ttl_ms is None else now_ms + ttl_ms
+        rows.append(StateRow(key, revision, expires, value))
+        events.append((key, _updated(key, revision, value, expires)))
+        results.append(WriteResult(revision, 1, revision, expires))
+        revision += 1
+    _write_entries(unit, rows, events)
+    return results
+
+
+def _write_entries(unit, rows, events):
+    if rows:
+        mappings.write_states(unit.connection, rows)
+        unit.append_keyed("state_updated", events)
+        rows.clear()
+        events.clear()
+
+
+@refuses_first(together=put_entries)
 def put_entry(unit, key, value, ttl_ms, if_revision):
     """Write one entry and its event; `value` is JSON bytes."""
-    if if_revision is not None:
-        _check_and_set(unit, key, if_revision)
-    revision = unit.head.next_offset
-    expires = None if ttl_ms is None else unit.now_ms + ttl_ms
-    mappings.write_state(unit.connection, StateRow(key, revision, expires, value))
-    data = b'{"key":%b,"revision":%d,"value":%b,"expires_at_ms":%b}' % (
-        codec.encode(str.__str__(key)),  # numpy.str_ is a str too
+    (result,) = put_entries(
+        unit, [{"key": key, "value": value, "ttl_ms": ttl_ms, "if_revision": if_revision}]
+    )
+    if isinstance(result, LumaError):
+        raise result
+    return result
+
+
+def _updated(key, revision, value, expires):
+    return b'{"key":%b,"revision":%d,"value":%b,"expires_at_ms":%b}' % (
+        _encode_text(key),
         revision,
         value,
         b"null" if expires is None else b"%d" % expires,
     )
-    unit.append("state_updated", key=key, data=data)
-    return WriteResult(revision, 1, revision, expires)
 
 
-@refuses_first
+@refuses_first()
 def delete_entry(unit, key, if_revision=None, reason="explicit"):
     """Remove one entry and append its event; nothing when it is missing."""
     if not _check_and_set(unit, key, if_revision):
@@ -329,6 +369,7 @@ def checked_put(key, value, ttl_ms, if_revision):
     if ttl_ms is not None and (type(ttl_ms) is not int or not 1 <= ttl_ms < 1 << 53):
         raise InvalidArgument(f"ttl_ms is {ttl_ms!r}: expected an int of at least 1")
     data = codec.encode(value, f"value of {key!r}")
+    key = str.__str__(key)  # numpy.str_ is a str too
     return partial(put_entry, key=key, value=data, ttl_ms=ttl_ms, if_revision=if_revision)
 
 

@@ -23,14 +23,25 @@ log = logging.getLogger(__name__)
 _STOP = object()
 
 
-def refuses_first(operation):
+def refuses_first(together=None):
     """Mark an operation that raises a `LumaError` only before its first write.
 
     It needs no savepoint. Where anything else goes wrong half-way, its whole group is undone
     and its neighbours are run again alone.
+
+    Parameters
+    ----------
+    together : callable, optional
+        ``together(unit, calls)`` does a run of such operations at once: given the keyword
+        arguments of each, it returns a result or a `LumaError` for each.
     """
-    operation.refuses_first = True
-    return operation
+
+    def mark(operation):
+        operation.refuses_first = True
+        operation.together = together
+        return operation
+
+    return mark
 
 
 class Unit:
@@ -61,6 +72,10 @@ class Unit:
     def append(self, type, *, key=None, collection=None, data=b"null"):
         """Append an event and return its offset."""
         return event_log.append(self.connection, self.head, type, key, collection, data)
+
+    def append_keyed(self, type, entries):
+        """Append an event for each (key, data) of `entries`; return the first offset."""
+        return event_log.append_keyed(self.connection, self.head, type, entries)
 
     def append_many(self, type, collection, datas):
         """Append an event for each of `datas`; return the first offset."""
@@ -275,22 +290,30 @@ class Writer:
         try:
             unit = self._open_unit()
             answers = []
-            for operation, *_ in group:
-                quick = getattr(getattr(operation, "func", None), "refuses_first", False)
-                try:
-                    answers.append((operation(unit) if quick else unit.run(operation), None))
-                except Exception as error:
-                    # Some failures (a full disk) end the whole transaction, and one in the
-                    # middle of an operation without a savepoint leaves half of it: the group
-                    # is lost.
-                    torn = quick and not isinstance(error, LumaError)
-                    if torn or not self.connection.in_transaction:
-                        raise
-                    answers.append((None, self._explain(error)))
+            for run in _runs([operation for operation, *_ in group]):
+                answers += self._run_together(unit, run)
             unit.commit(self._database.durable)
             return answers
         finally:
             self._rollback()
+
+    def _run_together(self, unit, run):
+        """Return (result, error) for each operation of a run from :func:`_runs`."""
+        first = run[0]
+        function = getattr(first, "func", None)
+        quick = getattr(function, "refuses_first", False)
+        try:
+            if len(run) > 1:
+                results = function.together(unit, [operation.keywords for operation in run])
+                return [(None, r) if isinstance(r, LumaError) else (r, None) for r in results]
+            return [(first(unit) if quick else unit.run(first), None)]
+        except Exception as error:
+            # Some failures (a full disk) end the whole transaction, and one in the middle of an
+            # operation without a savepoint leaves half of it: the group is lost.
+            torn = quick and not isinstance(error, LumaError)
+            if torn or not self.connection.in_transaction:
+                raise
+            return [(None, self._explain(error))]
 
     def _open_unit(self):
         self.connection.execute("BEGIN IMMEDIATE")
@@ -321,3 +344,18 @@ def _split(group):
             together.append(item)
     if together:
         yield together
+
+
+def _runs(operations):
+    """Yield the operations as lists: those in a row that can be done together, or one."""
+    run, function = [], None
+    for operation in operations:
+        of = getattr(operation, "func", None)
+        if run and of is function and getattr(of, "together", None) is not None:
+            run.append(operation)
+            continue
+        if run:
+            yield run
+        run, function = [operation], of
+    if run:
+        yield run

@@ -97,6 +97,22 @@ def append(connection, head, type, key, collection, data):
     return offset
 
 
+def append_keyed(connection, head, type, keyed):
+    """Append one entry for each (key, data) of `keyed` and return the first offset."""
+    first, ts_ms = head.next_offset, head.last_ts_ms
+    middle = f"\x1f{ts_ms}\x1f{type}\x1f"
+    rows, size, offset = [], 0, first
+    for key, data in keyed:
+        crc = zlib.crc32(data, zlib.crc32(f"{offset}{middle}{key}\x1fNone\x1f".encode()))
+        rows.append((offset, ts_ms, type, key, None, data, crc))
+        size += len(data)
+        offset += 1
+    connection.executemany(_APPEND, rows)
+    head.next_offset = offset
+    head.log_bytes += size + ROW_OVERHEAD_BYTES * len(rows)
+    return first
+
+
 def append_many(connection, head, type, collection, datas):
     """Append one keyless entry for each of `datas` and return the first offset."""
     first = head.next_offset

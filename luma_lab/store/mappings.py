@@ -12,6 +12,11 @@ from luma_lab.errors import CorruptStore
 ROW_BITS = 32
 ROWS_A_QUERY = 500
 _READ_STATE_VALUE = "SELECT value, revision, expires_at_ms, crc FROM luma_state WHERE key=?"
+_WRITE_STATE = (
+    "INSERT INTO luma_state (key, revision, expires_at_ms, crc, value) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (key) DO UPDATE SET revision=excluded.revision, "
+    "expires_at_ms=excluded.expires_at_ms, crc=excluded.crc, value=excluded.value"
+)
 _READ_STATE = "SELECT key, revision, expires_at_ms, value, crc FROM luma_state WHERE key=?"
 
 
@@ -87,13 +92,20 @@ def count_state(connection, now_ms):
     ).get
 
 
-def write_state(connection, row):
-    """Insert or replace a `StateRow`."""
-    connection.execute(
-        "INSERT INTO luma_state (key, revision, expires_at_ms, crc, value) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (key) DO UPDATE SET revision=excluded.revision, "
-        "expires_at_ms=excluded.expires_at_ms, crc=excluded.crc, value=excluded.value",
-        (row.key, row.revision, row.expires_at_ms, _state_checksum(row), row.value),
+def write_states(connection, rows):
+    """Insert or replace `StateRow`s, in order."""
+    connection.executemany(
+        _WRITE_STATE,
+        [
+            (
+                key,
+                revision,
+                expires_at_ms,
+                crc32(value, crc32(f"{key}\x1f{revision}\x1f{expires_at_ms}".encode())),
+                value,
+            )
+            for key, revision, expires_at_ms, value in rows
+        ],
     )
 
 

@@ -128,7 +128,7 @@ def test_a_loop_that_ended_before_its_answer_harms_nobody(lab):
 def test_half_an_operation_without_a_savepoint_is_never_committed(path):
     """Its neighbours of the same group are run again alone and succeed."""
 
-    @writing.refuses_first
+    @writing.refuses_first()
     def torn(unit, count):
         unit.connection.execute("DELETE FROM luma_state")
         unit.append("half", data=b"1")

@@ -44,7 +44,7 @@ def fresh():
 def test_a_scan_gives_what_sorting_a_dict_by_utf8_would(entries, prefix, after, limit, now_ms):
     connection = fresh()
     for revision, (key, expires) in enumerate(entries.items(), 1):
-        mappings.write_state(connection, StateRow(key, revision, expires, b"1"))
+        mappings.write_states(connection, [StateRow(key, revision, expires, b"1")])
     wanted = [
         key
         for key in sorted(entries, key=str.encode)
@@ -71,8 +71,8 @@ def test_points_are_scrolled_in_byte_order_of_id(ids, after, limit):
 
 
 def test_a_put_replaces_everything_about_the_key(connection):
-    mappings.write_state(connection, StateRow("k", 1, 500, b"1"))
-    mappings.write_state(connection, StateRow("k", 2, None, b"2"))
+    mappings.write_states(connection, [StateRow("k", 1, 500, b"1")])
+    mappings.write_states(connection, [StateRow("k", 2, None, b"2")])
     assert mappings.read_state(connection, "k") == StateRow("k", 2, None, b"2")
     assert mappings.read_state_head(connection, "k") == (2, None)
     mappings.delete_state(connection, "k")
@@ -82,7 +82,7 @@ def test_a_put_replaces_everything_about_the_key(connection):
 def test_expired_keys_come_oldest_first_up_to_the_limit(connection):
     assert mappings.next_expiry(connection) is None
     for key, expires in {"a": 30, "b": 10, "c": 20, "d": None, "e": 40}.items():
-        mappings.write_state(connection, StateRow(key, 1, expires, b"1"))
+        mappings.write_states(connection, [StateRow(key, 1, expires, b"1")])
     assert mappings.next_expiry(connection) == 10
     assert mappings.expired_keys(connection, 30, 10) == ["b", "c", "a"]
     assert mappings.expired_keys(connection, 30, 2) == ["b", "c"]
@@ -94,7 +94,7 @@ def test_expired_keys_come_oldest_first_up_to_the_limit(connection):
      "key = 'l'"],
 )  # fmt: skip
 def test_a_state_row_with_one_changed_column_is_never_served(connection, change):
-    mappings.write_state(connection, StateRow("k", 1, None, b"1"))
+    mappings.write_states(connection, [StateRow("k", 1, None, b"1")])
     assert list(mappings.all_state(connection)) == [("k", True)]
     connection.execute(f"UPDATE luma_state SET {change}")
     key = connection.execute("SELECT key FROM luma_state").get
