@@ -262,17 +262,16 @@ def main():
 
 def _serve(settings):
     import asyncio
-    import logging
     import secrets
     from importlib.util import find_spec
 
     import luma_lab as luma
     from luma_lab.service.app import bind
     from luma_lab.service.app import serve as serve_forever
+    from luma_lab.service.logs import configure
     from luma_lab.service.workers import Workers
 
-    level = settings.log_level.upper()
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    configure(settings)
     _allow_many_files()
     retention = luma.Retention(
         secs=settings.event_retention_secs,

@@ -132,6 +132,20 @@ class Lab:
         """How many times the lab was restored from a backup."""
         return self._parts.follower.catch_up().epoch
 
+    @property
+    def wal_bytes(self):
+        """Size of the write-ahead log, in bytes."""
+        file = self._parts.database.file
+        try:
+            return file.with_name(file.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def writer_queue(self):
+        """How many operations wait for the writer, about."""
+        return self._parts.writer.waiting
+
     def create_collection(
         self, name, dim, metric="cosine", *, index="auto", params=None, meta_indexes=()
     ):

@@ -192,6 +192,11 @@ class Writer:
             raise WaitTimeout("the write still waited for its turn: nothing was written")
         return future.result()
 
+    @property
+    def waiting(self):
+        """How many operations are queued, about."""
+        return self._queue.qsize()
+
     def begin(self, timeout_secs):
         """Open an interactive transaction for the calling thread; return its `Unit` or None.
 

@@ -111,6 +111,7 @@ def make_application(
         has_pages=bool(pages),
         operations={(o.handler, o.method): o for o in all_operations()},
     )
+    service.metrics = metrics.Metrics(service)
     routes = [route for module in MODULES for route in module.routes]
     return Application(
         routes,

@@ -21,6 +21,7 @@ from luma_lab.service.access import ANYONE, NOBODY
 from luma_lab.service.fanout import Fanout
 from luma_lab.service.feed import Feed
 from luma_lab.service.guard import Guard
+from luma_lab.service.logs import log_answer
 from luma_lab.service.operation import find_operation
 from luma_lab.service.streams import Streams
 from luma_lab.store import deadline
@@ -83,6 +84,7 @@ class Service:
     active: set = field(default_factory=set)
     streams: Streams = None
     sockets: Streams = None
+    metrics: Any = None
 
 
 def status_of(error):
@@ -389,17 +391,11 @@ def nesting(body):
 
 
 def log_request(handler):
-    """Log one answered request, without its query string."""
-    request = handler.request
-    milliseconds = 1000 * request.request_time()
-    log.info(
-        "%d %s %s (%s) %.1f ms",
-        handler.get_status(),
-        request.method,
-        request.path,
-        request.remote_ip,
-        milliseconds,
-    )
+    """Log and count one answered request."""
+    service = handler.application.settings["service"]
+    if service.metrics is None:  # the pages' own application starts before the server does
+        return
+    log_answer(handler, service.metrics.note(handler), service.settings.slow_query_ms)
 
 
 def _call_limited(call, seconds):

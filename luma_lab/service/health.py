@@ -2,8 +2,22 @@
 
 import time
 
+import msgspec
+
 from luma_lab import __version__
 from luma_lab.service.base import BaseHandler
+from luma_lab.service.operation import Operation
+
+
+class HealthAnswer(msgspec.Struct):
+    """How the server is: `uptime_secs` since it started, `offset` the head of the log."""
+
+    status: str
+    version: str
+    uptime_secs: int
+    offset: int
+    epoch: int
+    ready: bool
 
 
 class HealthHandler(BaseHandler):
@@ -24,4 +38,10 @@ class HealthHandler(BaseHandler):
         )
 
 
+operations = [
+    Operation(
+        "GET", "/v1/health", HealthHandler, "Tell that the server lives, and where it stands.",
+        None, answer=HealthAnswer,
+    ),
+]  # fmt: skip
 routes = [(r"/v1/health", HealthHandler)]

@@ -193,6 +193,7 @@ class StateBatchHandler(StateHandler):
             for operation, result in zip(operations, results, strict=True)
         ]
         offsets = [result.offset for result in results if not isinstance(result, LumaError)]
+        self.puts = len(offsets)
         return {"results": bodies, "offset": max(offsets, default=self.lab.head)}
 
     def _result_body(self, key, result):

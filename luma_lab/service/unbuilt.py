@@ -7,11 +7,6 @@ from luma_lab.service.refusals import MethodNotAllowed
 _COLLECTION = r"/v1/vector/[^/]+"
 # pattern, what it is called, methods
 ROUTES = (
-    (r"/docs", "the API page", ("GET",)),
-    (r"/docs/static/.*", "the API page", ("GET",)),
-    (r"/docs/openapi\.(?:json|yaml)", "the OpenAPI description", ("GET",)),
-    (r"/openapi\.yaml", "the OpenAPI description", ("GET",)),
-    (r"/v1/metrics", "metrics", ("GET",)),
     (_COLLECTION + r"/query", "text and hybrid search", ("POST",)),
     (_COLLECTION + r"/compact", "compaction", ("POST",)),
 )
