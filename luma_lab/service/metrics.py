@@ -81,7 +81,9 @@ class Metrics:
         route = route_of(handler)
         seconds = request.request_time()
         status = handler.get_status()
-        self._seconds.labels(request.method, route, str(status)).observe(seconds)
+        # A client may invent methods; each would be a label for ever.
+        method = request.method if request.method in handler.SUPPORTED_METHODS else "other"
+        self._seconds.labels(method, route, str(status)).observe(seconds)
         engine = next((name for start, name in ENGINES if route.startswith(start)), None)
         if engine is not None:
             self._by_engine.labels(engine).observe(seconds)

@@ -152,8 +152,10 @@ def _operation(operation, known):
         "operationId": f"{operation.method.lower()}_{slug}",
         "summary": operation.about,
         "tags": [_tag(operation.path)],
-        "parameters": [*map(_path_parameter, _BRACES.findall(operation.path))]
-        + [*map(_parameter, operation.parameters)],
+        "parameters": [
+            *map(_path_parameter, _BRACES.findall(operation.path)),
+            *map(_parameter, operation.parameters),
+        ],
         "responses": _responses(operation, known),
     }
     if operation.role is None:
@@ -245,8 +247,8 @@ operations = [
         answer=dict[str, Any],
     ),
     Operation(
-        "GET", "/openapi.yaml", YamlHandler, "This description, as YAML.", None,
-        answer=str, answer_media="text/yaml",
+        "GET", "/docs/openapi.yaml", YamlHandler, "This description, as YAML.", None,
+        answer=dict[str, Any], answer_media="text/yaml",
     ),
     Operation(
         "GET", "/docs", DocsHandler, "This description, as a page.", None,
