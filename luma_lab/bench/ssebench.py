@@ -68,7 +68,8 @@ async def main():
     await asyncio.to_thread(sys.stdin.readline)
     say(cpu=cpu(), rss=rss())
     for i in range(1, events + 1):
-        body = json.dumps({"offset": i, "ts_ms": int(time.time() * 1000), "type": "tick", "data": data})
+        now = int(time.time() * 1000)
+        body = json.dumps({"offset": i, "ts_ms": now, "type": "tick", "data": data})
         frame = f"event: tick\\nid: {i}\\ndata: {body}\\n\\n"
         for handler in list(handlers):
             handler.write(frame)

@@ -137,7 +137,8 @@ class Guard:
         if not self._guarding:
             return apsw.SQLITE_OK
         if operation == apsw.SQLITE_PRAGMA:
-            allowed = first == "data_version" and second is None  # full-text tables ask for it
+            # Full-text and R*Tree tables ask for these; neither changes anything.
+            allowed = first in ("data_version", "page_size") and second is None
         elif operation in READING:
             allowed = self._may_read(operation, first, second)
         else:
@@ -151,7 +152,8 @@ class Guard:
 
     def _may_read(self, operation, first, second):
         if operation == apsw.SQLITE_FUNCTION:
-            return (second or "").lower() not in FORBIDDEN_FUNCTIONS
+            name = (second or "").lower()
+            return name not in FORBIDDEN_FUNCTIONS and not name.startswith("luma_")
         if operation == apsw.SQLITE_READ:
             name = (first or "").lower()
             if name.startswith("sqlite_"):

@@ -143,6 +143,7 @@ def test_definitions_affect_no_rows_and_work(sql):
         "ALTER TABLE u ADD COLUMN x DEFAULT 5",
         "ALTER TABLE u RENAME COLUMN x TO y",
         "CREATE VIRTUAL TABLE f USING fts5(body)",
+        "CREATE VIRTUAL TABLE r USING rtree(id, low, high)",
         "CREATE TABLE copy AS SELECT * FROM t",
     ):
         assert sql.execute(text).count == 0, text
@@ -203,6 +204,9 @@ ATTACKS = [
     "ALTER TABLE t RENAME TO luma_t",
     "ALTER TABLE t RENAME TO points",
     "CREATE TABLE sqlite_x (a)",
+    "CREATE VIRTUAL TABLE luma USING fts5(a)",
+    "CREATE TABLE g (a, b AS (luma_json_equal(a, a)))",
+    "CREATE INDEX gi ON t (luma_json_equal(id, id))",
     # what only the house does
     "PRAGMA user_version = 9",
     "PRAGMA journal_mode = DELETE",
@@ -276,6 +280,7 @@ SPYING = [
     "SELECT * FROM pragma_database_list",
     "PRAGMA database_list",
     "SELECT load_extension('x')",
+    "SELECT luma_json_equal('x', 'y')",
     "ATTACH 'keys.db' AS keys",
     "SELECT * FROM keys",
     "INSERT INTO t VALUES ('x', 1)",
