@@ -284,6 +284,8 @@ def _explained(guard, *, reading):
         raise SqlError(str(error).removeprefix("SQLError: ")) from None
     except OverflowError:
         raise SqlError("unsupported parameter: integers must fit in 64 bits") from None
+    except UnicodeDecodeError:
+        raise SqlError("a text is not valid UTF-8: ask for it as CAST(... AS BLOB)") from None
 
 
 def _text(text):

@@ -293,6 +293,7 @@ SPYING = [
     "EXPLAIN INSERT INTO t VALUES ('x', 1)",
     "SELECT 1; SELECT 2",
     "SELECT zeroblob(100000000)",
+    "SELECT CAST(x'ff' AS TEXT)",
     "SELECT * FROM vector_search('docs', '[1, 0]')",
     "SELECT * FROM vector_search('docs', '[1, 0]', 'many')",
     "SELECT * FROM vector_search('docs', 'no vector', 3)",
