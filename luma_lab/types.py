@@ -4,6 +4,7 @@ import html
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 METRICS = ("cosine", "dot", "l2")
@@ -182,8 +183,7 @@ class Event:
     data: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class WriteResult:
+class WriteResult(msgspec.Struct, frozen=True, gc=False):
     """What a write did: the log offset that tells of it and how many things it touched.
 
     A write that changed nothing answers with the head of the log and count 0.
@@ -192,4 +192,4 @@ class WriteResult:
     offset: int
     count: int
     revision: int | None = None
-    expires_at_ms: int | None = field(default=None)
+    expires_at_ms: int | None = None

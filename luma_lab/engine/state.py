@@ -15,7 +15,6 @@ from luma_lab.engine.writer import refuses_first
 from luma_lab.errors import InvalidArgument, LumaError, NotSupported, RevisionConflict
 from luma_lab.store import mappings
 from luma_lab.store.database import READING_ERRORS, as_luma_error, luma_errors
-from luma_lab.store.mappings import StateRow
 from luma_lab.types import StateItem, WriteResult
 
 MAX_KEY_BYTES = 512
@@ -141,6 +140,30 @@ class State(MutableMapping):
         if row is None or self._expired(row.expires_at_ms):
             return None
         return StateItem(row.key, codec.decode(row.value), row.revision, row.expires_at_ms)
+
+    @luma_errors
+    def size_of(self, key):
+        """Return how many bytes of JSON the value of `key` has, or None when there is none."""
+        check_key(key)
+        found = mappings.read_state_size(self._connection(), key)
+        return None if found is None or self._expired(found[1]) else found[0]
+
+    @luma_errors
+    def encoded_item(self, key):
+        """Return the `StateItem` of `key` as a JSON object in bytes, or None.
+
+        The value is copied as it is stored, never decoded.
+        """
+        check_key(key)
+        row = self._read(key)
+        if row is None or self._expired(row.expires_at_ms):
+            return None
+        return b'{"key":%b,"value":%b,"revision":%d,"expires_at_ms":%b}' % (
+            _encode_text(row.key),
+            row.value,
+            row.revision,
+            _number_or_null(row.expires_at_ms),
+        )
 
     def get(self, key, default=None):
         """Return the value of `key`, or `default`."""
@@ -288,7 +311,7 @@ def put_entries(unit, calls):
                 results.append(error)
                 continue
         expires = None if ttl_ms is None else now_ms + ttl_ms
-        rows.append(StateRow(key, revision, expires, value))
+        rows.append((key, revision, expires, value))
         events.append((key, _updated(key, revision, value, expires)))
         results.append(WriteResult(revision, 1, revision, expires))
         revision += 1
@@ -320,8 +343,12 @@ def _updated(key, revision, value, expires):
         _encode_text(key),
         revision,
         value,
-        b"null" if expires is None else b"%d" % expires,
+        _number_or_null(expires),
     )
+
+
+def _number_or_null(number):
+    return b"null" if number is None else b"%d" % number
 
 
 @refuses_first()

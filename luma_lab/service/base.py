@@ -246,7 +246,17 @@ class BaseHandler(RequestHandler):
         call = partial(work, *args, **kwargs)
         if not self.timed:
             return await loop.run_in_executor(self.service.pool, call)
-        future = loop.run_in_executor(self.service.pool, _call_limited, call, self.seconds_left())
+        return await self.in_time(
+            loop.run_in_executor(self.service.pool, _call_limited, call, self.seconds_left())
+        )
+
+    async def in_time(self, future):
+        """Return the result of an `asyncio.Future`; past the time limit it is cancelled.
+
+        Raises
+        ------
+        RequestTimeout
+        """
         try:
             async with asyncio.timeout(self.seconds_left()):
                 return await future

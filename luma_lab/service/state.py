@@ -7,7 +7,7 @@ import msgspec
 
 from luma_lab import codec
 from luma_lab.errors import InvalidArgument, KeyNotFound, LumaError
-from luma_lab.service.base import BaseHandler, item_error
+from luma_lab.service.base import INLINE_BYTES, BaseHandler, item_error
 from luma_lab.service.operation import MIN_OFFSET, Operation, Parameter
 
 LIST_LIMIT = 100
@@ -126,24 +126,34 @@ class StateHandler(BaseHandler):
     async def get(self, key):
         self._check(key)
         await self.wait_for(self.query_int("min_offset"))
-        item = await self.run(self.lab.state.item, key)
+        state = self.lab.state
+        size = state.size_of(key)
+        if size is None:
+            raise KeyNotFound(key)
+        # A small read takes less time than handing it to another thread.
+        small = size <= INLINE_BYTES
+        item = state.encoded_item(key) if small else await self.run(state.encoded_item, key)
         if item is None:
             raise KeyNotFound(key)
-        await self.answer(item_body, item)
+        self.finish(item)
 
     async def put(self, key):
         self._check(key)
         request = await self.read_json(PutRequest)
-        large = len(self.request.body)
+        size = len(self.request.body)
+        limits = {"ttl_ms": request.ttl_ms, "if_revision": request.if_revision}
+        if size <= INLINE_BYTES:
+            check_size("value", request.value, size, self.limits)
+            writing = self.lab.state.put_async(key, request.value, **limits)
+            result = await self.in_time(writing)
+        else:
 
-        def write():
-            check_size("value", request.value, large, self.limits)
-            result = self.lab.state.put(
-                key, request.value, ttl_ms=request.ttl_ms, if_revision=request.if_revision
-            )
-            return {**put_body(key, result), "offset": result.offset}
+            def write():
+                check_size("value", request.value, size, self.limits)
+                return self.lab.state.put(key, request.value, **limits)
 
-        await self.answer(write)
+            result = await self.run(write)
+        self.finish(msgspec.json.encode({**put_body(key, result), "offset": result.offset}))
 
     async def delete(self, key):
         self._check(key)

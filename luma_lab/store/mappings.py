@@ -71,6 +71,13 @@ def read_state_head(connection, key):
     ).fetchone()
 
 
+def read_state_size(connection, key):
+    """Return (bytes of the value, expires_at_ms) of `key` without reading the value, or None."""
+    return connection.execute(
+        "SELECT length(value), expires_at_ms FROM luma_state WHERE key=?", (key,)
+    ).fetchone()
+
+
 def scan_state(connection, prefix, after, limit, now_ms):
     """Return up to `limit` live `StateRow`s whose key starts with `prefix`, in byte order."""
     low = max(prefix, after) if after is not None else prefix
@@ -93,7 +100,7 @@ def count_state(connection, now_ms):
 
 
 def write_states(connection, rows):
-    """Insert or replace `StateRow`s, in order."""
+    """Insert or replace `StateRow`s, or tuples of their four fields, in order."""
     connection.executemany(
         _WRITE_STATE,
         [
