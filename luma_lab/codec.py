@@ -12,6 +12,8 @@ import numpy as np
 from luma_lab.errors import InvalidArgument, PayloadTooLarge
 
 MAX_DEPTH = 128
+LONG_BYTES = 4096
+_QUOTE = ord('"')
 _LARGEST = 2**64
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
@@ -48,6 +50,9 @@ def encode(value, what="value", max_bytes=None):
 
 def decode(data):
     """Return the value of JSON bytes or text written by :func:`encode`."""
+    if len(data) >= LONG_BYTES and type(data) is bytes and data[0] == _QUOTE and b"\\" not in data:
+        # A long string without escapes: a copy is several times faster than a scan for them.
+        return str(memoryview(data)[1:-1], "utf-8")
     return _decoder.decode(data)
 
 

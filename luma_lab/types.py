@@ -1,7 +1,7 @@
 """Plain values that cross room borders: frozen, small, no behaviour beyond showing themselves."""
 
 import html
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec

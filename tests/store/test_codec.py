@@ -43,6 +43,13 @@ def test_every_json_value_comes_back_as_it_was_with_its_types(value):
     assert same(json.loads(data), value)  # and any other reader sees the same
 
 
+@given(TEXT, st.integers(0, 40))
+def test_a_long_string_comes_back_as_it_was_whatever_stands_in_it(middle, padding):
+    value = "ñ" * (codec.LONG_BYTES // 2 - padding) + middle + "x" * padding
+    data = codec.encode(value)
+    assert codec.decode(data) == codec.decode(data.decode()) == value
+
+
 @pytest.mark.parametrize(
     ("value", "word"),
     [
