@@ -41,8 +41,10 @@ def measure(seconds=600, *, clients=8, pages=True, directory=None):
     Returns
     -------
     dict
-        ``idle_mb`` after warm-up, ``rss_mb`` as a list over time, ``answers`` as a count by
-        (operation, status), ``first_half_mb`` and ``second_half_mb`` as the largest of each.
+        ``idle_mb`` after warm-up; ``rss_mb`` as a list over time and of it ``own_mb``, without
+        mapped files, for the matrix file grows with every upsert; ``first_half_mb`` and
+        ``second_half_mb`` as the largest of each half of ``own_mb``; ``answers`` as a count by
+        (operation, status).
     """
     home = Path(tempfile.mkdtemp(dir=directory, prefix="luma-soak-"))
     server, url = _start(home, pages)
@@ -51,7 +53,7 @@ def measure(seconds=600, *, clients=8, pages=True, directory=None):
         if pages:
             httpx.get(f"{url}/lab/login", verify=False).raise_for_status()
         time.sleep(2)
-        idle = _rss_mb(server.pid)
+        idle, _ = _memory_mb(server.pid)
         answers, stop = Counter(), threading.Event()
         threads = [
             threading.Thread(target=_client, args=(url, n, answers, stop)) for n in range(clients)
@@ -62,16 +64,17 @@ def measure(seconds=600, *, clients=8, pages=True, directory=None):
         samples, ends = [], time.monotonic() + seconds
         while time.monotonic() < ends:
             time.sleep(min(SAMPLE_SECS, max(0.0, ends - time.monotonic())))
-            samples.append(_rss_mb(server.pid))
+            samples.append(_memory_mb(server.pid))
         stop.set()
         for thread in threads:
             thread.join()
-        half = len(samples) // 2
+        half, own = len(samples) // 2, [own for _, own in samples]
         return {
             "idle_mb": idle,
-            "rss_mb": samples,
-            "first_half_mb": max(samples[: half or 1]),
-            "second_half_mb": max(samples[half:]),
+            "rss_mb": [rss for rss, _ in samples],
+            "own_mb": own,
+            "first_half_mb": max(own[: half or 1]),
+            "second_half_mb": max(own[half:]),
             "answers": dict(sorted(answers.items())),
         }
     finally:
@@ -171,9 +174,12 @@ def _listener(url, answers, stop):
                 return
 
 
-def _rss_mb(pid):
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def _memory_mb(pid):
+    """Return (resident memory, the part of it that maps no file)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return tuple(
+        int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "RssAnon")
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Upkeep: what a lab does unasked. Sweeps expired state, trims the log, renews leases."""
+"""Upkeep: what a lab does unasked. Sweeps expired state, trims the log and
+the write-ahead log, renews leases.
+"""
 
 import logging
 import shutil
@@ -10,9 +12,12 @@ from luma_lab.engine import state
 from luma_lab.errors import LumaError, StoreClosed
 from luma_lab.store import catalog, leases, mappings
 from luma_lab.store import log as event_log
+from luma_lab.store.checkpoint import Checkpoints
+from luma_lab.store.database import WAL_LIMIT_BYTES
 
 TICK_SECS = 0.25
 RETENTION_EVERY_SECS = 30.0
+BOUND_EVERY_SECS = 1.0
 SWEEP_KEYS = 1000
 log = logging.getLogger(__name__)
 
@@ -38,6 +43,7 @@ class Upkeep:
     def __init__(self, parts, retention):
         self._parts = parts
         self._retention = retention
+        self._checkpoints = Checkpoints(parts.database, WAL_LIMIT_BYTES)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="luma-upkeep", daemon=True)
         self._thread.start()
@@ -49,7 +55,7 @@ class Upkeep:
 
     def _loop(self):
         parts = self._parts
-        trim_at = beat_at = 0.0
+        trim_at = beat_at = bound_at = 0.0
         while not self._stop.wait(TICK_SECS):
             try:
                 self.sweep()
@@ -59,6 +65,9 @@ class Upkeep:
                     parts.writer.run(
                         lambda u: leases.renew_all(u.connection, parts.owner, u.now_ms)
                     )
+                if now >= bound_at:
+                    self._checkpoints.bound()
+                    bound_at = time.monotonic() + BOUND_EVERY_SECS
                 if now >= trim_at:
                     trim_at = now + RETENTION_EVERY_SECS
                     self.trim()

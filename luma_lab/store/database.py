@@ -205,13 +205,15 @@ class Database:
         for name, function in self._functions.items():
             connection.create_scalar_function(name, function, deterministic=True)
         connection.set_busy_handler(_patience())
-        connection.execute("PRAGMA cache_size=-16384").fetchall()
         if writes:
+            connection.execute("PRAGMA cache_size=-16384").fetchall()
             connection.execute("PRAGMA journal_mode=WAL").fetchall()
             level = "FULL" if self.durable else "OFF"
             connection.execute(f"PRAGMA synchronous={level}").fetchall()
             connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT_BYTES}").fetchall()
         else:
+            # One for each thread of a server: what they do not hold the system's cache does.
+            connection.execute("PRAGMA cache_size=-2048").fetchall()
             connection.execute("PRAGMA query_only=ON").fetchall()
             connection.set_progress_handler(deadline.passed, DEADLINE_STEPS)
         self._connections.add(connection)
