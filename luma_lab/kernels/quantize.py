@@ -216,55 +216,63 @@ def decode_rows(codes, mean, kind, rows):
 
 
 @kernel
-def prepare_queries(queries, mean, metric, constants_at, prepared):
-    """Write float32 `queries` (n_queries, at least dim) as bytes and constants, see the module.
+def prepare_query(query, mean, metric, constants_at, values, prepared):
+    """Write a float32 `query` (at least dim,) as bytes and constants, see the module.
 
     Parameters
     ----------
-    queries : float32 array
+    query : float32 array
         Of length one (or zero) under COSINE.
     constants_at : int
-        Where the constants begin in each row of `prepared`.
-    prepared : uint8 array of shape (n_queries, query_bytes)
+        Where the constants begin in `prepared`.
+    values : float32 array of shape (dim,)
+        Scratch.
+    prepared : uint8 array of shape (query_bytes,)
+        Output.
     """
     dim = mean.shape[0]
-    values = np.empty(dim, np.float32)
-    for i in range(queries.shape[0]):
-        inner, total = 0.0, 0.0
+    inner, total = 0.0, 0.0
+    if metric == L2:
         for j in range(dim):
-            value = queries[i, j]
-            if metric == L2:
-                value -= mean[j]
-            else:
-                inner += np.float64(value) * np.float64(mean[j])
-                total += np.float64(value)
-            values[j] = value
-        row = prepared[i]
-        row[:] = 0
-        least, largest = extent(values)
-        step = np.float32((largest - least) / np.float32(255.0))
-        round_to_levels(values, least, step, 255, row)
-        shift = np.float64(least) + MIDDLE * np.float64(step)
-        factor = 1.0
-        weight = 0.0
-        if metric == L2:
-            factor, weight = 2.0, 1.0
-            level_sum, square_sum = 0, 0
-            for j in range(dim):
-                level = np.int64(row[j]) - MIDDLE
-                level_sum += level
-                square_sum += level * level
-            wide = np.float64(step)
-            total = wide * level_sum + dim * shift
-            base = wide * (wide * square_sum + 2.0 * shift * level_sum) + dim * shift * shift
-        else:
-            base = (1.0 if metric == COSINE else 0.0) - inner
-        constants = row[constants_at : constants_at + 4 * QUERY_CONSTANTS].view(np.float32)
-        constants[0] = np.float32(base)
-        constants[1] = np.float32(weight)
-        constants[2] = np.float32(-factor * np.float64(step))
-        constants[3] = np.float32(-factor * shift / MIDDLE)
-        constants[4] = np.float32(-factor * total)
+            values[j] = query[j] - mean[j]
+    else:
+        for j in range(dim):
+            values[j] = query[j]
+            inner += np.float64(query[j]) * np.float64(mean[j])
+            total += np.float64(query[j])
+    prepared[dim:] = 0
+    least, largest = extent(values)
+    step = np.float32((largest - least) / np.float32(255.0))
+    round_to_levels(values, least, step, 255, prepared)
+    shift = np.float64(least) + MIDDLE * np.float64(step)
+    factor = 1.0
+    weight = 0.0
+    if metric == L2:
+        factor, weight = 2.0, 1.0
+        level_sum, square_sum = 0, 0
+        for j in range(dim):
+            level = np.int64(prepared[j]) - MIDDLE
+            level_sum += level
+            square_sum += level * level
+        wide = np.float64(step)
+        total = wide * level_sum + dim * shift
+        base = wide * (wide * square_sum + 2.0 * shift * level_sum) + dim * shift * shift
+    else:
+        base = (1.0 if metric == COSINE else 0.0) - inner
+    constants = prepared[constants_at : constants_at + 4 * QUERY_CONSTANTS].view(np.float32)
+    constants[0] = np.float32(base)
+    constants[1] = np.float32(weight)
+    constants[2] = np.float32(-factor * np.float64(step))
+    constants[3] = np.float32(-factor * shift / MIDDLE)
+    constants[4] = np.float32(-factor * total)
+
+
+@kernel
+def prepare_queries(queries, mean, metric, constants_at, prepared):
+    """Apply `prepare_query` to all of `queries` (n_queries, at least dim)."""
+    values = np.empty(mean.shape[0], np.float32)
+    for i in range(queries.shape[0]):
+        prepare_query(queries[i], mean, metric, constants_at, values, prepared[i])
 
 
 @kernel
