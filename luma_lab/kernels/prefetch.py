@@ -44,3 +44,11 @@ def prefetch_span(address, size):
     """Prefetch every cache line of the `size` bytes at `address`."""
     for line in range(0, size, CACHE_LINE_BYTES):
         prefetch(address + line)
+
+
+@kernel
+def prefetch_row(address, size):
+    """Prefetch every cache line that the `size` bytes at `address` touch, aligned or not."""
+    start = address & -CACHE_LINE_BYTES
+    for line in range(start, address + size, CACHE_LINE_BYTES):
+        prefetch(line)

@@ -67,6 +67,11 @@ def _host_features():
     return llvm.get_host_cpu_features().flatten()
 
 
+def features_of(target):
+    """Return the set of feature names a `Target` switches on, as LLVM spells them."""
+    return {name[1:] for name in target.features.split(",") if name.startswith("+")}
+
+
 def force_level():
     """Make numba compile for the level ``LUMA_SIMD`` asks for; return the `Target`.
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from luma_lab.kernels import build, distance, graph, reach, scan
+from luma_lab.kernels import build, codescan, distance, graph, quantize, reach, scan
+from luma_lab.kernels.int8 import BLOCK_BYTES
 
 WARM_ROWS = 4
 WARM_STRIDE = 16
@@ -49,6 +50,28 @@ def warm_up():
     scan.scan_batch(
         read_only(rows[:1]), vectors, no_rows, False, 0, WARM_ROWS, distance.L2, *answers
     )
+    _warm_codes(vectors, no_rows, *answers)
+
+
+def _warm_codes(vectors, no_rows, rows, distances):
+    """Compile what quantizers use."""
+    sums = np.zeros(WARM_STRIDE, np.float64)
+    quantize.column_sums(vectors, sums)
+    mean = read_only(sums.astype(np.float32))
+    codes = np.empty((WARM_ROWS, 2 * BLOCK_BYTES), np.uint8)
+    prepared = np.empty((1, 4 * BLOCK_BYTES), np.uint8)
+    queries = vectors[:1]
+    quantize.encode_rows(vectors, mean, quantize.Q8, BLOCK_BYTES, codes)
+    quantize.prepare_queries(queries, mean, distance.L2, BLOCK_BYTES, prepared)
+    codes, prepared = read_only(codes), read_only(prepared)
+    quantize.decode_rows(codes, mean, quantize.Q8, np.empty_like(vectors))
+    codescan.scan_codes(
+        prepared, codes, quantize.Q8, BLOCK_BYTES, no_rows, False, 0, WARM_ROWS, rows, distances
+    )
+    codescan.measure_codes(
+        prepared, codes, quantize.Q8, BLOCK_BYTES, np.empty((1, WARM_ROWS), np.float32)
+    )
+    codescan.rerank(queries, vectors, distance.L2, rows.copy(), rows, distances)
 
 
 def read_only(array):
