@@ -18,18 +18,23 @@ from luma_lab.index.rows import aligned_empty, read_only
 from luma_lab.index.scratch import ScratchPool
 from luma_lab.kernels.build import (
     choose_edges,
+    find_central_code,
     find_medoid,
     group_by_target,
     merge_back_edges,
     trim,
     write_edges,
 )
+from luma_lab.kernels.distance import L2
 from luma_lab.kernels.graph import NO_NODE
+from luma_lab.kernels.prefetch import CACHE_LINE_BYTES
 from luma_lab.kernels.reach import attach_unreached
+from luma_lab.kernels.space import FloatSpace
 
 BATCH_SHARE = 0.02  # 0.5 % gave the same recall with more waiting at the end of batches
 SLACK = 1.3  # edges a node may gather, over max_degree, before it is pruned: DiskANN's value
 SLICES_PER_THREAD = 4  # so that a thread that got easy points takes over from the others
+QUERY_ROOM_BYTES = 2 * CACHE_LINE_BYTES  # for the constants of a prepared row
 SEARCH_SHARE = 0.97  # of the progress shown; the rest is trimming and attaching
 
 
@@ -42,13 +47,13 @@ def batch_bounds(n):
     return bounds
 
 
-def build_graph(vectors, metric, *, max_degree, build_list_size, alpha, seed, threads, report):
-    """Build the graph of float32 graph rows (n, stride), n at least 1.
+def build_graph(space, *, max_degree, build_list_size, alpha, seed, threads, report):
+    """Build the graph of a space of at least one row.
 
     Parameters
     ----------
-    metric : int
-        L2 or DOT: what the graph's neighbours are near by.
+    space : luma_lab.kernels.space.FloatSpace or Q8Space
+        Codes are compared by their L2 distances.
     report : callable
         Gets the finished fraction after each batch; an exception it raises ends the build.
 
@@ -59,8 +64,10 @@ def build_graph(vectors, metric, *, max_degree, build_list_size, alpha, seed, th
     entry : int
         The medoid: the row nearest to the mean.
     """
-    n = len(vectors)
-    entry = int(find_medoid(vectors))
+    n = len(space[0])
+    is_float = isinstance(space, FloatSpace)
+    entry = int(find_medoid(space.vectors) if is_float else find_central_code(space.codes))
+    near = space._replace(metric=L2) if is_float else space
     order = np.random.default_rng(seed).permutation(n).astype(np.int32)
     order[1:] = order[order != entry]  # the right side is read whole before the left is written
     order[0] = entry
@@ -70,7 +77,7 @@ def build_graph(vectors, metric, *, max_degree, build_list_size, alpha, seed, th
     neighbors[:] = NO_NODE
     frozen = read_only(neighbors)
     alpha = np.float32(alpha)
-    scratches = ScratchPool(n, width)
+    scratches = ScratchPool(n, width, 0 if is_float else space.codes.shape[1] + QUERY_ROOM_BYTES)
     bounds = batch_bounds(n)
     largest = max((b - a for a, b in itertools.pairwise(bounds)), default=1)
     offsets = np.empty(n + 1, np.int64)
@@ -81,15 +88,22 @@ def build_graph(vectors, metric, *, max_degree, build_list_size, alpha, seed, th
         with scratches.lend() as scratch:
             keys = np.empty(build_list_size, np.int64)
             choose_edges(
-                batch, start, stop, vectors, frozen, entry, metric, alpha, edges,
-                keys, scratch.fresh, scratch.seen, scratch.epoch,
+                space, batch, start, stop, frozen, entry, alpha, edges,
+                keys, scratch.fresh, scratch.seen, scratch.epoch, scratch.prepared,
             )  # fmt: skip
 
     def merge(start, stop):
-        merge_back_edges(
-            targets, start, stop, offsets, sources, vectors, neighbors, metric, alpha, max_degree
-        )
+        with scratches.lend() as scratch:
+            merge_back_edges(
+                space, targets, start, stop, offsets, sources, neighbors, alpha, max_degree,
+                scratch.prepared,
+            )  # fmt: skip
 
+    def shorten(start, stop):
+        with scratches.lend() as scratch:
+            trim(space, start, stop, neighbors, alpha, trimmed, scratch.prepared)
+
+    trimmed = aligned_empty((n, max_degree), np.int32)
     with _Slices(threads) as slices:
         for start, stop in itertools.pairwise(bounds):
             batch = order[start:stop]
@@ -98,13 +112,13 @@ def build_graph(vectors, metric, *, max_degree, build_list_size, alpha, seed, th
             write_edges(batch, edges, neighbors)
             slices.run(merge, int(group_by_target(batch, edges, offsets, targets, sources)))
             report(SEARCH_SHARE * stop / n)
-        trimmed = aligned_empty((n, max_degree), np.int32)
-        slices.run(lambda a, b: trim(a, b, vectors, neighbors, metric, alpha, trimmed), n)
+        slices.run(shorten, n)
     with scratches.lend() as scratch:
         keys = np.empty(build_list_size, np.int64)
         attach_unreached(
-            vectors, trimmed, entry, metric, keys, scratch.fresh, scratch.seen, scratch.epoch
-        )
+            space, near, trimmed, entry, keys, scratch.fresh, scratch.seen, scratch.epoch,
+            scratch.prepared,
+        )  # fmt: skip
     report(1.0)
     return trimmed, entry
 

@@ -18,7 +18,7 @@ from luma_lab.index.protocol import (
     check_metric,
     check_threads,
 )
-from luma_lab.index.rows import METRIC_CODES, query_rows, read_only
+from luma_lab.index.rows import METRIC_CODES, kept, query_rows, read_only
 from luma_lab.kernels.scan import scan_batch
 from luma_lab.types import Neighbors, SearchStats
 
@@ -157,7 +157,7 @@ class FlatIndex(Directory):
 
     Notes
     -----
-    Searching is thread-safe. The vectors are copied by :meth:`build`.
+    Searching is thread-safe. :meth:`build` copies the vectors, but for a read-only array.
 
     Examples
     --------
@@ -183,10 +183,9 @@ class FlatIndex(Directory):
             The index is left as it was.
         """
         with reporting(progress, "flat") as report:
-            made = as_vectors(vectors, self.dim)
-            made = made.copy() if made is vectors or made.base is not None else made
+            made = kept(as_vectors(vectors, self.dim), vectors)
             report(1.0)
-        self._vectors = read_only(made)
+        self._vectors = made
         self._disk_bytes = 0
         return self
 

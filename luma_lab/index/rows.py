@@ -16,6 +16,15 @@ def read_only(array):
     return view
 
 
+def kept(array, given):
+    """Return `array`, made from what a caller gave, in a form the caller can't change.
+
+    A read-only array is taken at its word and not copied.
+    """
+    shared = array is given or array.base is not None
+    return read_only(array.copy() if shared and array.flags.writeable else array)
+
+
 def aligned_empty(shape, dtype):
     """Return an uninitialised C-contiguous array that starts at a cache line."""
     dtype = np.dtype(dtype)

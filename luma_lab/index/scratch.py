@@ -7,14 +7,21 @@ import numpy as np
 
 
 class Scratch:
-    """What one walk at a time needs on a graph of `n` nodes: visit stamps and a short list."""
+    """What one walk at a time needs on a graph of `n` nodes: visit stamps and short lists.
 
-    __slots__ = ("epoch", "fresh", "seen")
+    prepared : uint8 array of shape (query_bytes,)
+        Room for a query or row as codes are measured from; zero.
+    point : float32 array of shape (2, dim)
+    """
 
-    def __init__(self, n, degree):
+    __slots__ = ("epoch", "fresh", "point", "prepared", "seen")
+
+    def __init__(self, n, degree, query_bytes=0, dim=0):
         self.seen = np.zeros(n, np.int32)
         self.epoch = np.zeros(1, np.int32)
         self.fresh = np.empty(max(1, degree), np.int32)
+        self.prepared = np.zeros(query_bytes, np.uint8)
+        self.point = np.empty((2, dim), np.float32)
 
 
 class ScratchPool:
@@ -23,8 +30,8 @@ class ScratchPool:
     There are never more than walks that ran at the same time. Thread-safe.
     """
 
-    def __init__(self, n, degree):
-        self._n, self._degree = n, degree
+    def __init__(self, n, degree, query_bytes=0, dim=0):
+        self._sizes = n, degree, query_bytes, dim
         self._free = deque()  # append and pop are atomic
 
     @contextlib.contextmanager
@@ -41,11 +48,11 @@ class ScratchPool:
         try:
             return self._free.pop()
         except IndexError:
-            return Scratch(self._n, self._degree)
+            return Scratch(*self._sizes)
 
     def give(self, scratch):
         """Take back what :meth:`take` lent."""
         self._free.append(scratch)
 
     def __reduce__(self):
-        return ScratchPool, (self._n, self._degree)
+        return ScratchPool, self._sizes

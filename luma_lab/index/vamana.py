@@ -10,7 +10,7 @@ import numpy as np
 from luma_lab.errors import CorruptStore, InvalidArgument, NotSupported, UnknownName
 from luma_lab.index.builder import build_graph
 from luma_lab.index.directory import Directory
-from luma_lab.index.flat import scan
+from luma_lab.index.nodes import NODES, restore_nodes
 from luma_lab.index.progress import reporting
 from luma_lab.index.protocol import (
     as_queries,
@@ -22,44 +22,43 @@ from luma_lab.index.protocol import (
     check_metric,
     check_threads,
 )
-from luma_lab.index.rows import METRIC_CODES, graph_rows, graph_stride, query_rows, read_only
-from luma_lab.index.scratch import ScratchPool
-from luma_lab.kernels.distance import DOT, L2
-from luma_lab.kernels.graph import COMPARISONS, NO_NODE, PASS, search_batch
+from luma_lab.index.rows import read_only
+from luma_lab.kernels.graph import COMPARISONS, NO_NODE, PASS
 from luma_lab.types import Neighbors, SearchStats
 
 SEARCH_LIST_SIZE = 64  # recall@10 above 0.95 on the sets we measured
-QUANTIZERS = (None, "q8")
 # A walk computes about this many distances per place of its list, at the default degree.
 COMPARISONS_PER_PLACE = 24
 LIST_GROWTH = 4
 MAX_DEGREE = 1024
 MAX_LIST_SIZE = 1 << 20
 NO_MASK = read_only(np.empty(0, np.bool_))
-NO_RECORD = np.empty(0, np.int64)
 
 
 class VamanaIndex(Directory):
     """Approximate nearest neighbours by walking a pruned graph held in memory.
 
-    Recall is bought with `search_list_size`; memory with `max_degree`.
+    Recall is bought with `search_list_size`; memory with `max_degree`. With "q8" walks go by
+    codes of a byte a component, and what they find is put in order by exact distances.
 
     Parameters
     ----------
     dim : int
         Components per vector.
     metric : {"cosine", "dot", "l2"}, default "cosine"
-        With "cosine" vectors are kept scaled to length one, and the graph is that of L2. With
+        With "cosine" the graph is that of vectors scaled to length one, under L2. With
         "dot" lengths may differ widely: edges then lead to large inner products, spread out by
         L2 (see `kernels.prune`).
     max_degree : int, default 48
-        R, out-edges kept per node. Memory: ``n * max_degree * 4`` bytes beside the vectors.
+        R, out-edges kept per node. Memory: ``n * max_degree * 4`` bytes.
     build_list_size : int, default 100
         L while inserting. Larger builds slower and recalls better.
     alpha : float, default 1.2
         Prune slack on squared distances, at least 1. Larger keeps more long edges.
-    quantizer : None
-        "q8" is not offered yet.
+    quantizer : {"q8", None}, default "q8"
+        What walks compare. "q8": codes, about ``n * (dim + 64)`` bytes, beside the vectors as
+        they were given: a read-only float32 array (such as a mapped file) is used in place, any
+        other is copied. None: a padded float32 copy of them.
     seed : int, default 0
         Orders the insertions. Same data, parameters, seed and SIMD level give the same bytes,
         for any number of threads.
@@ -101,7 +100,7 @@ class VamanaIndex(Directory):
         max_degree=48,
         build_list_size=100,
         alpha=1.2,
-        quantizer=None,
+        quantizer="q8",
         seed=0,
         threads=0,
     ):
@@ -110,16 +109,15 @@ class VamanaIndex(Directory):
         self.max_degree = check_integer("max_degree", max_degree, 1, MAX_DEGREE)
         self.build_list_size = check_integer("build_list_size", build_list_size, 1, MAX_LIST_SIZE)
         self.alpha = _check_alpha(alpha)
-        if quantizer not in QUANTIZERS:
-            raise UnknownName("quantizer", quantizer, QUANTIZERS)
-        if quantizer is not None:
-            raise NotSupported(f"VamanaIndex(quantizer={quantizer!r}): use quantizer=None")
+        if quantizer not in NODES:
+            raise UnknownName("quantizer", quantizer, NODES)
         self.quantizer = quantizer
         self.seed = check_integer("seed", seed, 0, 2**63 - 1)
         check_threads(threads)
         self.threads = threads
         self.neighbors_ = None
         self.entry_ = NO_NODE
+        self._nodes = None
         self._scratches = None
 
     def build(self, vectors, progress=False):
@@ -136,32 +134,33 @@ class VamanaIndex(Directory):
         DimensionMismatch, InvalidArgument
             The index is left as it was.
         """
-        vectors = as_vectors(vectors, self.dim)
+        checked = as_vectors(vectors, self.dim)
+        threads = check_threads(self.threads)
         with reporting(progress, "vamana") as report:
-            rows = graph_rows(vectors, self.metric)
-            if len(rows):
+            nodes = NODES[self.quantizer].make(checked, self.metric, threads, vectors)
+            if len(nodes):
                 neighbors, entry = build_graph(
-                    rows,
-                    DOT if self.metric == "dot" else L2,
+                    nodes.building_space,
                     max_degree=self.max_degree,
                     build_list_size=self.build_list_size,
                     alpha=self.alpha,
                     seed=self.seed,
-                    threads=check_threads(self.threads),
+                    threads=threads,
                     report=report,
                 )
             else:
                 neighbors, entry = np.empty((0, self.max_degree), np.int32), NO_NODE
                 report(1.0)
-        self._adopt(rows, neighbors, entry)
+        self._adopt(nodes, neighbors, entry)
         self._disk_bytes = 0
         return self
 
-    def _adopt(self, rows, neighbors, entry):
-        self._vectors = read_only(rows)
+    def _adopt(self, nodes, neighbors, entry):
+        self._nodes = nodes
+        self._vectors = nodes.vectors
         self.neighbors_ = read_only(neighbors)
         self.entry_ = entry
-        self._scratches = ScratchPool(len(rows), self.max_degree)
+        self._scratches = nodes.scratches(self.max_degree)
 
     def search(self, queries, k=10, *, search_list_size=None, threads=1, mask=None):
         """Find about the `k` nearest rows of each query.
@@ -187,36 +186,34 @@ class VamanaIndex(Directory):
         ------
         IndexNotBuilt, DimensionMismatch, InvalidArgument
         """
-        vectors = self._built(self._vectors)
+        nodes = self._built(self._nodes)
         queries = as_queries(queries, self.dim)
         k = check_k(k)
         list_size = resolve_list_size(search_list_size, k)
         threads = 1 if threads == 1 else check_threads(threads)
+        queries = nodes.prepare(queries)
         if mask is not None:
-            return self._masked(queries, k, list_size, threads, check_mask(mask, len(vectors)))
-        queries = query_rows(queries, self.metric, vectors.shape[1])
+            return self._masked(queries, k, list_size, threads, check_mask(mask, len(nodes)))
         return _neighbors(*self._walk(queries, k, list_size, threads, NO_MASK, False))
 
     def _walk(self, queries, k, list_size, threads, mask, use_mask):
-        """Answer graph-row queries by walks; return rows, distances and counts (n_queries, 4)."""
+        """Answer prepared queries by walks; return rows, distances and counts (n_queries, 4)."""
         count = len(queries)
         rows = np.empty((count, k), np.int64)
         distances = np.empty((count, k), np.float32)
         counts = np.zeros((count, 4), np.int64)
-        if len(self._vectors) == 0:
+        nodes = self._nodes
+        if len(nodes) == 0:
             rows.fill(-1)
             distances.fill(np.inf)
             return rows, distances, counts
-        metric = METRIC_CODES[self.metric]
-        list_size = min(list_size, len(self._vectors))
+        list_size = min(list_size, len(nodes))
 
-        def run(queries, rows, distances, counts):
+        def run(queries, *answer):
             scratch = self._scratches.take()
-            search_batch(
-                queries, self._vectors, self.neighbors_, self.entry_, metric, mask, use_mask,
-                np.empty(list_size, np.int64), scratch.fresh, scratch.seen, scratch.epoch,
-                NO_RECORD, rows, distances, counts,
-            )  # fmt: skip
+            nodes.walk(
+                queries, self.neighbors_, self.entry_, mask, use_mask, list_size, scratch, answer
+            )
             self._scratches.give(scratch)
 
         work = queries, rows, distances, counts
@@ -240,7 +237,6 @@ class VamanaIndex(Directory):
         """
         mask = read_only(mask)
         total, matches = len(mask), int(np.count_nonzero(mask))
-        padded = query_rows(queries, self.metric, self._vectors.shape[1])
         rows = np.empty((len(queries), k), np.int64)
         distances = np.empty((len(queries), k), np.float32)
         counts = np.zeros((len(queries), 4), np.int64)
@@ -248,14 +244,14 @@ class VamanaIndex(Directory):
         longer = math.ceil(list_size * total / max(1, matches))
         pending = np.arange(len(queries))
         while len(pending) and longer * COMPARISONS_PER_PLACE < matches:
-            some = self._walk(read_only(padded[pending]), k, longer, threads, mask, True)
+            some = self._walk(read_only(queries[pending]), k, longer, threads, mask, True)
             rows[pending], distances[pending] = some[:2]
             counts[pending] += some[2]
             pending = pending[some[2][:, PASS] < enough]
             longer *= LIST_GROWTH
         if len(pending):
             chosen = np.flatnonzero(mask)
-            some = scan(self._vectors, padded[pending], k, self.metric, chosen, 0, total, threads)
+            some = self._nodes.scan(read_only(queries[pending]), k, chosen, threads)
             rows[pending], distances[pending] = some
             counts[pending, COMPARISONS] += matches
         return _neighbors(rows, distances, counts)
@@ -275,13 +271,18 @@ class VamanaIndex(Directory):
     @property
     def total_rows(self):
         """Rows a mask has entries for."""
-        return 0 if self._vectors is None else len(self._vectors)
+        return 0 if self._nodes is None else len(self._nodes)
+
+    @property
+    def memory_bytes(self):
+        """Bytes of links and of what walks compare; with codes without the exact vectors."""
+        return 0 if self._nodes is None else self._nodes.memory_bytes + self.neighbors_.nbytes
 
     def __len__(self):
         return self.total_rows
 
     def _arrays(self):
-        return {"vectors": self._built(self._vectors), "neighbors": self.neighbors_}
+        return {**self._built(self._nodes).arrays(), "neighbors": self.neighbors_}
 
     def _parameters(self):
         return {
@@ -299,15 +300,14 @@ class VamanaIndex(Directory):
     def _restore(cls, parameters, arrays, check):
         entry = check_integer("entry", parameters["entry"], NO_NODE)
         index = cls(**{name: value for name, value in parameters.items() if name != "entry"})
-        check("vectors", np.float32, (None, graph_stride(index.dim)))
-        vectors, neighbors = arrays["vectors"], arrays["neighbors"]
-        check("neighbors", np.int32, (len(vectors), index.max_degree))
-        n = len(vectors)
+        nodes = restore_nodes(index.quantizer, index.dim, index.metric, arrays, check)
+        check("neighbors", np.int32, (len(nodes), index.max_degree))
+        neighbors, n = arrays["neighbors"], len(nodes)
         # Kernels trust node numbers, so a wrong one must not come in.
         edges_fit = n == 0 or (neighbors.min() >= NO_NODE and neighbors.max() < n)
         if not edges_fit or not (entry == NO_NODE if n == 0 else 0 <= entry < n):
             raise CorruptStore(f"entry {entry} or an edge points outside the {n} rows")
-        index._adopt(vectors, neighbors, entry)
+        index._adopt(nodes, neighbors, entry)
         return index
 
 

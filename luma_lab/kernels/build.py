@@ -1,15 +1,18 @@
 """Build kernels: batches inserted against a frozen graph (Dobson et al., ParlayANN, PPoPP 2024).
 
 Each function handles a slice of its work and writes only to places of that slice, so any
-number of threads gives the same graph. `metric` is L2 or DOT: what neighbours are near by.
+number of threads gives the same graph. `prepared` is scratch of `space.stand_at`.
 """
 
 import numpy as np
 
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.distance import row_distance, squared_l2
+from luma_lab.kernels.distance import squared_l2
 from luma_lab.kernels.graph import NO_NODE, greedy_search
+from luma_lab.kernels.int8 import load_float32
 from luma_lab.kernels.prune import robust_prune
+from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES
+from luma_lab.kernels.space import distance_to, stand_at
 from luma_lab.kernels.topk import pack_key, sort_keys
 
 
@@ -47,9 +50,24 @@ def find_medoid(vectors):
 
 
 @kernel
+def find_central_code(codes):
+    """Return the row of `codes` nearest to the mean that was taken off them; ties: the lower."""
+    best = 0
+    least = np.float32(np.inf)
+    for i in range(codes.shape[0]):
+        code = codes[i]
+        norm = load_float32(code.ctypes.data + code.shape[0] - ROW_CONSTANT_BYTES + 8)
+        if norm < least:
+            least = norm
+            best = i
+    return best
+
+
+@kernel
 def choose_edges(
-    batch, start, stop, vectors, neighbors, entry, metric, alpha, edges, keys, fresh, seen, epoch
-):
+    space, batch, start, stop, neighbors, entry, alpha, edges,
+    keys, fresh, seen, epoch, prepared,
+):  # fmt: skip
     """Search the frozen graph for batch[start:stop] and prune what the walks met into `edges`.
 
     Several threads may do so at once: `neighbors` is only read.
@@ -62,7 +80,7 @@ def choose_edges(
         node = batch[i]
         while True:
             _, hops, _ = greedy_search(
-                vectors[node], vectors, neighbors, entry, metric,
+                space, stand_at(space, node, prepared), neighbors, entry,
                 keys, fresh, seen, epoch, expanded,
             )  # fmt: skip
             if hops <= expanded.shape[0]:
@@ -70,7 +88,7 @@ def choose_edges(
             expanded = np.empty(2 * hops, np.int64)
             work = np.empty((2, 2 * hops), np.float32)
         sort_keys(expanded, hops)
-        count = robust_prune(node, expanded, hops, vectors, metric, alpha, work, edges[i])
+        count = robust_prune(space, node, expanded, hops, alpha, work, prepared, edges[i])
         for j in range(count, edges.shape[1]):
             edges[i, j] = NO_NODE
 
@@ -128,7 +146,7 @@ def group_by_target(batch, edges, offsets, targets, sources):
 
 @kernel
 def merge_back_edges(
-    targets, start, stop, offsets, sources, vectors, neighbors, metric, alpha, max_degree
+    space, targets, start, stop, offsets, sources, neighbors, alpha, max_degree, prepared
 ):
     """Point targets[start:stop] back to their sources, which are new: none has such an edge yet.
 
@@ -156,16 +174,17 @@ def merge_back_edges(
         if size > keys.shape[0]:
             keys = np.empty(2 * size, np.int64)
             work = np.empty((2, 2 * size), np.float32)
+        probe = stand_at(space, target, prepared)
         for j in range(size):
             other = neighbors[target, j] if j < degree else sources[first + j - degree]
-            keys[j] = pack_key(row_distance(vectors[target], vectors[other], metric), other)
+            keys[j] = pack_key(distance_to(space, probe, np.int64(other)), other)
         sort_keys(keys, size)
-        count = robust_prune(target, keys, size, vectors, metric, alpha, work, kept)
+        count = robust_prune(space, target, keys, size, alpha, work, prepared, kept)
         copy_edges(kept, count, neighbors[target])
 
 
 @kernel
-def trim(start, stop, vectors, neighbors, metric, alpha, trimmed):
+def trim(space, start, stop, neighbors, alpha, trimmed, prepared):
     """Copy the edges of nodes start:stop into `trimmed` (n, max_degree), pruning the longer."""
     width = neighbors.shape[1]
     max_degree = trimmed.shape[1]
@@ -179,9 +198,10 @@ def trim(start, stop, vectors, neighbors, metric, alpha, trimmed):
         if degree <= max_degree:
             copy_edges(neighbors[node], degree, trimmed[node])
             continue
+        probe = stand_at(space, node, prepared)
         for j in range(degree):
-            other = neighbors[node, j]
-            keys[j] = pack_key(row_distance(vectors[node], vectors[other], metric), other)
+            other = np.int64(neighbors[node, j])
+            keys[j] = pack_key(distance_to(space, probe, other), other)
         sort_keys(keys, degree)
-        count = robust_prune(node, keys, degree, vectors, metric, alpha, work, kept)
+        count = robust_prune(space, node, keys, degree, alpha, work, prepared, kept)
         copy_edges(kept, count, trimmed[node])

@@ -2,7 +2,8 @@
 
 Shared conventions
 ------------------
-vectors    float32 (n, stride), C-contiguous, 64-byte aligned, stride a multiple of 16
+space      what nodes are compared by, see `space`; float rows and codes are C-contiguous and
+           64-byte aligned, the stride of float rows a multiple of 16
 neighbors  int32   (n, degree); out-edges of a node, tail padded with NO_NODE
 keys       int64   candidates as `topk.pack_key` makes them, ascending
 seen       int32   (n,); a node is seen in a walk iff seen[node] equals the walk's epoch,
@@ -12,8 +13,9 @@ seen       int32   (n,); a node is seen in a walk iff seen[node] equals the walk
 import numpy as np
 
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.distance import COSINE, DOT, L2, ONE, ZERO, row_distance
+from luma_lab.kernels.distance import COSINE, ONE, ZERO
 from luma_lab.kernels.prefetch import AHEAD, prefetch_span
+from luma_lab.kernels.space import distance_to, prefetch_node, probe_at
 from luma_lab.kernels.topk import EXPANDED, key_distance, key_row, pack_key
 
 NO_NODE = -1
@@ -55,13 +57,13 @@ def insert_key(keys, size, key):
 
 
 @kernel
-def greedy_search(query, vectors, neighbors, entry, metric, keys, fresh, seen, epoch, expanded):
-    """Walk from `entry` to the nodes nearest to `query`; leave the best in `keys`.
+def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expanded):
+    """Walk from `entry` to the nodes nearest to the probe; leave the best in `keys`.
 
     Parameters
     ----------
-    metric : int
-        L2 or DOT, see `distance.row_distance`.
+    space, probe
+        See `space`.
     keys : int64 array of shape (search_list_size,)
         Output and scratch; its length is the search list size L.
     fresh : int32 array of shape (degree,)
@@ -79,12 +81,10 @@ def greedy_search(query, vectors, neighbors, entry, metric, keys, fresh, seen, e
     comparisons : int
         Distances computed.
     """
-    vector_bytes = vectors.shape[1] * 4
-    vector_base = vectors.ctypes.data
     edge_bytes = neighbors.shape[1] * 4
     edge_base = neighbors.ctypes.data
     stamp = next_epoch(seen, epoch)
-    keys[0] = pack_key(row_distance(query, vectors[entry], metric), entry)
+    keys[0] = pack_key(distance_to(space, probe, entry), entry)
     seen[entry] = stamp
     size = 1
     hops = 0
@@ -110,18 +110,17 @@ def greedy_search(query, vectors, neighbors, entry, metric, keys, fresh, seen, e
                 fresh[count] = other
                 count += 1
                 if count <= AHEAD:
-                    prefetch_span(vector_base + np.int64(other) * vector_bytes, vector_bytes)
+                    prefetch_node(space, np.int64(other))
         if cursor + 1 < size:
             # Likely the next to be expanded.
             prefetch_span(edge_base + key_row(keys[cursor + 1]) * edge_bytes, edge_bytes)
         comparisons += count
         resume = cursor + 1
         for j in range(count):
-            other = fresh[j]
+            other = np.int64(fresh[j])
             if j + AHEAD < count:
-                soon = np.int64(fresh[j + AHEAD])
-                prefetch_span(vector_base + soon * vector_bytes, vector_bytes)
-            key = pack_key(row_distance(query, vectors[other], metric), other)
+                prefetch_node(space, np.int64(fresh[j + AHEAD]))
+            key = pack_key(distance_to(space, probe, other), other)
             if size < keys.shape[0]:
                 place = insert_key(keys, size, key)
                 size += 1
@@ -137,19 +136,19 @@ def greedy_search(query, vectors, neighbors, entry, metric, keys, fresh, seen, e
 
 @kernel
 def search_batch(
-    queries, vectors, neighbors, entry, metric, mask, use_mask,
+    space, queries, neighbors, entry, metric, mask, use_mask,
     keys, fresh, seen, epoch, no_record, rows, distances, counts,
 ):  # fmt: skip
-    """Answer each of `queries` (n_queries, stride) by a walk; only rows in `mask` if `use_mask`.
+    """Answer each of `queries` by a walk over a `FloatSpace`; only rows in `mask` if `use_mask`.
 
-    The walk passes through all nodes. rows and distances (n_queries, k) are output, padded
-    with -1 and inf, distances as users see them; so is counts (n_queries, 4) int64: HOPS,
-    COMPARISONS, and how many of the final list `mask` lets PASS.
+    queries are rows like the space's; `metric` says how users see distances. The walk passes
+    through all nodes. rows and distances (n_queries, k) are output, padded with -1 and inf;
+    so is counts (n_queries, 4) int64: HOPS, COMPARISONS, and how many of the final list `mask`
+    lets PASS.
     """
-    walk_metric = L2 if metric == L2 else DOT
     for i in range(queries.shape[0]):
         size, hops, comparisons = greedy_search(
-            queries[i], vectors, neighbors, entry, walk_metric, keys, fresh, seen, epoch, no_record
+            space, probe_at(queries, i), neighbors, entry, keys, fresh, seen, epoch, no_record
         )
         found = 0
         for j in range(size):

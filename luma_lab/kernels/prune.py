@@ -3,7 +3,8 @@
 import numpy as np
 
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.distance import L2, ONE, ZERO, squared_l2
+from luma_lab.kernels.distance import ONE, ZERO
+from luma_lab.kernels.space import apart, orders_by_l2, stand_at
 from luma_lab.kernels.topk import key_distance, key_row
 
 # Larger than any ratio: the candidate was kept, or may never be.
@@ -11,7 +12,7 @@ SETTLED = np.float32(np.inf)
 
 
 @kernel
-def robust_prune(node, keys, size, vectors, metric, alpha, work, kept):
+def robust_prune(space, node, keys, size, alpha, work, prepared, kept):
     """Choose at most len(kept) out-edges for `node` into `kept`; return how many.
 
     Candidates are looked at in the order of `keys`. A candidate c is occluded by a neighbor p
@@ -27,26 +28,24 @@ def robust_prune(node, keys, size, vectors, metric, alpha, work, kept):
     Parameters
     ----------
     keys : int64 array
-        keys[:size] ascend and differ; their distances are those to `node` by `metric`. `node`
+        keys[:size] ascend and differ; their distances are those to `node` in the space. `node`
         is passed over if it is among them.
-    metric : int
-        L2 or DOT.
     alpha : float32
         At least 1.
     work : float32 array of shape (2, size) or wider
         Scratch.
+    prepared : uint8 array
+        Scratch of `space.stand_at`.
     kept : int32 array
     """
     away = work[0]
     # The largest d(node, c) / d(p, c) over the kept p.
     ratios = work[1]
+    probe = stand_at(space, node, prepared)
     for i in range(size):
         row = key_row(keys[i])
         ratios[i] = SETTLED if row == node else ZERO
-        if metric == L2:
-            away[i] = key_distance(keys[i])
-        else:
-            away[i] = squared_l2(vectors[node], vectors[row])
+        away[i] = key_distance(keys[i]) if orders_by_l2(space) else apart(space, probe, row)
     count = 0
     slack = ONE
     while True:
@@ -59,10 +58,11 @@ def robust_prune(node, keys, size, vectors, metric, alpha, work, kept):
             count += 1
             if count == kept.shape[0]:
                 return count
+            probe = stand_at(space, row, prepared)
             for j in range(i + 1, size):
                 if ratios[j] > alpha:
                     continue
-                between = squared_l2(vectors[row], vectors[key_row(keys[j])])
+                between = apart(space, probe, key_row(keys[j]))
                 # Equal vectors: one of them is enough here.
                 ratio = away[j] / between if between > ZERO else SETTLED
                 ratios[j] = max(ratios[j], ratio)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.distance import L2, row_distance
 from luma_lab.kernels.graph import NO_NODE, greedy_search
+from luma_lab.kernels.space import distance_to, stand_at
 from luma_lab.kernels.topk import key_row
 
 UNREACHED = -1
@@ -32,12 +32,13 @@ def spread(start, neighbors, parents, queue, filled):
 
 
 @kernel
-def give_edge(node, target, vectors, metric, neighbors, parents):
+def give_edge(space, node, target, neighbors, parents, prepared):
     """Point `node` to `target` if it has a free place or an edge no node depends on.
 
     Edges along which a node was first reached are kept, so what was reached stays so. Of the
-    others the longest by `metric` gives way.
+    others the longest gives way.
     """
+    probe = stand_at(space, node, prepared)
     place = -1
     longest = np.float32(-np.inf)
     for j in range(neighbors.shape[1]):
@@ -46,7 +47,7 @@ def give_edge(node, target, vectors, metric, neighbors, parents):
             place = j
             break
         if parents[other] != node:
-            length = row_distance(vectors[node], vectors[other], metric)
+            length = distance_to(space, probe, np.int64(other))
             if length >= longest:
                 longest = length
                 place = j
@@ -58,12 +59,12 @@ def give_edge(node, target, vectors, metric, neighbors, parents):
 
 
 @kernel
-def attach_unreached(vectors, neighbors, entry, metric, keys, fresh, seen, epoch):
+def attach_unreached(space, near, neighbors, entry, keys, fresh, seen, epoch, prepared):
     """Give every node that no path from `entry` reaches an edge from a near reached node.
 
-    Near means by L2 in every metric: by inner product the long vectors would have to give up
-    their edges for the many short ones.
-    keys (build_list_size,), fresh (degree,), seen (n,) and epoch (1,) are scratch.
+    `near` is the space with the metric L2: by inner product the long vectors would have to give
+    up their edges for the many short ones.
+    keys (build_list_size,), fresh (degree,), seen (n,), epoch (1,) and prepared are scratch.
 
     Returns
     -------
@@ -85,17 +86,25 @@ def attach_unreached(vectors, neighbors, entry, metric, keys, fresh, seen, epoch
         if parents[node] != UNREACHED:
             continue
         size, _, _ = greedy_search(
-            vectors[node], vectors, neighbors, entry, L2, keys, fresh, seen, epoch, no_record
+            near,
+            stand_at(near, node, prepared),
+            neighbors,
+            entry,
+            keys,
+            fresh,
+            seen,
+            epoch,
+            no_record,
         )
         done = False
         for i in range(size):
-            if give_edge(key_row(keys[i]), node, vectors, metric, neighbors, parents):
+            if give_edge(space, key_row(keys[i]), node, neighbors, parents, prepared):
                 done = True
                 break
         # All near ones are full of edges others depend on: take the first reached node that
         # is not. There is one, for m reached nodes depend on m - 1 edges only.
         while not done:
-            done = give_edge(queue[spare], node, vectors, metric, neighbors, parents)
+            done = give_edge(space, np.int64(queue[spare]), node, neighbors, parents, prepared)
             if not done:
                 spare += 1
         attached += 1

@@ -2,8 +2,18 @@
 
 import numpy as np
 
-from luma_lab.kernels import build, codescan, distance, graph, quantize, reach, scan
+from luma_lab.kernels import (
+    build,
+    codescan,
+    codewalk,
+    distance,
+    graph,
+    quantize,
+    reach,
+    scan,
+)
 from luma_lab.kernels.int8 import BLOCK_BYTES
+from luma_lab.kernels.space import FloatSpace, Q8Space
 
 WARM_ROWS = 4
 WARM_STRIDE = 16
@@ -20,50 +30,65 @@ def warm_up():
     vectors = np.empty_like(rows)
     distance.prepare_rows(read_only(rows), True, vectors)
     vectors = read_only(vectors)
+    sums = np.zeros(WARM_STRIDE, np.float64)
+    quantize.column_sums(vectors, sums)
+    mean = read_only(sums.astype(np.float32))
+    codes = np.empty((WARM_ROWS, 2 * BLOCK_BYTES), np.uint8)
+    quantize.encode_rows(vectors, mean, quantize.Q8, BLOCK_BYTES, codes)
+    codes = read_only(codes)
+    build.find_medoid(vectors)
+    build.find_central_code(codes)
+    walk = _warm_graph(FloatSpace(vectors, distance.L2))
+    coded_walk = _warm_graph(Q8Space(codes, BLOCK_BYTES, WARM_STRIDE))
+    rows, distances = np.empty((1, 1), np.int64), np.empty((1, 1), np.float32)
+    answer = rows, distances, np.zeros((1, 4), np.int64)
+    no_mask, no_rows = read_only(np.empty(0, np.bool_)), read_only(np.empty(0, np.int64))
+    no_record, queries = np.empty(0, np.int64), vectors[:1]
+    space, neighbors, prepared, *scratch = walk
+    graph.search_batch(
+        space, queries, neighbors, 0, distance.L2, no_mask, False, *scratch, no_record, *answer
+    )
+    space, neighbors, prepared, *scratch = coded_walk
+    codewalk.search_codes(
+        space, mean, queries, vectors, neighbors, 0, distance.L2, no_mask, False, 1, *scratch,
+        no_record, np.empty((2, WARM_STRIDE), np.float32), prepared, *answer,
+    )  # fmt: skip
+    scan.scan_batch(queries, vectors, no_rows, False, 0, WARM_ROWS, distance.L2, *answer[:2])
+    _warm_codes(vectors, mean, codes, no_rows, rows, distances)
+
+
+def _warm_graph(space):
+    """Compile what builds and walks a graph of a space; return arguments to search it with."""
     seen, epoch = np.zeros(WARM_ROWS, np.int32), np.zeros(1, np.int32)
     keys, fresh = np.empty(WARM_ROWS, np.int64), np.empty(WARM_DEGREE, np.int32)
+    prepared = np.zeros(4 * BLOCK_BYTES, np.uint8)
     neighbors = np.full((WARM_ROWS, WARM_DEGREE), graph.NO_NODE, np.int32)
     batch = np.arange(1, WARM_ROWS, dtype=np.int32)
     edges = np.empty((len(batch), WARM_DEGREE), np.int32)
     offsets = np.empty(WARM_ROWS + 1, np.int64)
     targets, sources = np.empty(WARM_ROWS, np.int32), np.empty(edges.size, np.int32)
     alpha = np.float32(1.2)
-    entry = int(build.find_medoid(vectors))
     build.choose_edges(
-        batch, 0, len(batch), vectors, read_only(neighbors), entry, distance.L2, alpha, edges,
-        keys, fresh, seen, epoch,
+        space, batch, 0, len(batch), read_only(neighbors), 0, alpha, edges,
+        keys, fresh, seen, epoch, prepared,
     )  # fmt: skip
     build.write_edges(batch, edges, neighbors)
     count = int(build.group_by_target(batch, edges, offsets, targets, sources))
     build.merge_back_edges(
-        targets, 0, count, offsets, sources, vectors, neighbors, distance.L2, alpha, WARM_DEGREE
+        space, targets, 0, count, offsets, sources, neighbors, alpha, WARM_DEGREE, prepared
     )
     trimmed = np.empty_like(neighbors)
-    build.trim(0, WARM_ROWS, vectors, neighbors, distance.L2, alpha, trimmed)
-    reach.attach_unreached(vectors, trimmed, entry, distance.L2, keys, fresh, seen, epoch)
-    answers = np.empty((1, 1), np.int64), np.empty((1, 1), np.float32)
-    no_mask, no_rows = read_only(np.empty(0, np.bool_)), read_only(np.empty(0, np.int64))
-    graph.search_batch(
-        read_only(rows[:1]), vectors, read_only(trimmed), entry, distance.L2, no_mask, False,
-        keys, fresh, seen, epoch, np.empty(0, np.int64), *answers, np.zeros((1, 4), np.int64),
-    )  # fmt: skip
-    scan.scan_batch(
-        read_only(rows[:1]), vectors, no_rows, False, 0, WARM_ROWS, distance.L2, *answers
-    )
-    _warm_codes(vectors, no_rows, *answers)
+    build.trim(space, 0, WARM_ROWS, neighbors, alpha, trimmed, prepared)
+    reach.attach_unreached(space, space, trimmed, 0, keys, fresh, seen, epoch, prepared)
+    return space, read_only(trimmed), prepared, keys, fresh, seen, epoch
 
 
-def _warm_codes(vectors, no_rows, rows, distances):
+def _warm_codes(vectors, mean, codes, no_rows, rows, distances):
     """Compile what quantizers use."""
-    sums = np.zeros(WARM_STRIDE, np.float64)
-    quantize.column_sums(vectors, sums)
-    mean = read_only(sums.astype(np.float32))
-    codes = np.empty((WARM_ROWS, 2 * BLOCK_BYTES), np.uint8)
-    prepared = np.empty((1, 4 * BLOCK_BYTES), np.uint8)
     queries = vectors[:1]
-    quantize.encode_rows(vectors, mean, quantize.Q8, BLOCK_BYTES, codes)
+    prepared = np.empty((1, 4 * BLOCK_BYTES), np.uint8)
     quantize.prepare_queries(queries, mean, distance.L2, BLOCK_BYTES, prepared)
-    codes, prepared = read_only(codes), read_only(prepared)
+    prepared = read_only(prepared)
     quantize.decode_rows(codes, mean, quantize.Q8, np.empty_like(vectors))
     codescan.scan_codes(
         prepared, codes, quantize.Q8, BLOCK_BYTES, no_rows, False, 0, WARM_ROWS, rows, distances

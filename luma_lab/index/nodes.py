@@ -1,0 +1,164 @@
+"""The nodes of a graph as a walk sees them: float32 rows, or codes with the exact rows behind."""
+
+import numpy as np
+
+from luma_lab.index.flat import scan
+from luma_lab.index.quantizer import Q8Quantizer
+from luma_lab.index.rows import METRIC_CODES, graph_rows, graph_stride, kept, query_rows, read_only
+from luma_lab.index.scratch import ScratchPool
+from luma_lab.kernels.codewalk import search_codes
+from luma_lab.kernels.distance import DOT, L2
+from luma_lab.kernels.graph import search_batch
+from luma_lab.kernels.space import FloatSpace, Q8Space
+
+RERANK_LEAST = 20  # rows looked at again in float32, or 2 k: more changes no recall we measured
+NO_RECORD = np.empty(0, np.int64)
+
+
+class FloatNodes:
+    """A padded copy of the rows, of length one under "cosine".
+
+    Parameters
+    ----------
+    rows : float32 array of shape (n, stride)
+        From `index.rows.graph_rows`.
+    """
+
+    quantizer = None
+
+    def __init__(self, rows, metric):
+        self.vectors = read_only(rows)
+        self.metric = metric
+        self.space = FloatSpace(self.vectors, DOT if metric == "dot" else L2)
+        # Under "cosine" rows have length one, where minus the inner product orders like L2.
+        self._walk_space = self.space._replace(metric=L2 if metric == "l2" else DOT)
+
+    @classmethod
+    def make(cls, vectors, metric, threads, given):
+        """Return the nodes of checked vectors (n, dim), made from what the caller gave."""
+        return cls(graph_rows(vectors, metric), metric)
+
+    def __len__(self):
+        return len(self.vectors)
+
+    @property
+    def building_space(self):
+        """The space edges are chosen in."""
+        return self.space
+
+    @property
+    def memory_bytes(self):
+        """Bytes held beside the links."""
+        return self.vectors.nbytes
+
+    def scratches(self, degree):
+        """Return the `ScratchPool` of walks over these nodes."""
+        return ScratchPool(len(self), degree)
+
+    def arrays(self):
+        """Return what a saved index holds beside the links."""
+        return {"vectors": self.vectors}
+
+    def prepare(self, queries):
+        """Return float32 queries (n_queries, dim) as :meth:`walk` takes them."""
+        return query_rows(queries, self.metric, self.vectors.shape[1])
+
+    def walk(self, queries, neighbors, entry, mask, use_mask, list_size, scratch, answer):
+        """Answer prepared queries; `answer` is rows, distances and counts, see `search_batch`."""
+        search_batch(
+            self._walk_space, queries, neighbors, entry, METRIC_CODES[self.metric], mask, use_mask,
+            np.empty(list_size, np.int64), scratch.fresh, scratch.seen, scratch.epoch,
+            NO_RECORD, *answer,
+        )  # fmt: skip
+
+    def scan(self, queries, k, chosen, threads):
+        """Return exact (rows, distances) of prepared queries among the rows `chosen`."""
+        return scan(self.vectors, queries, k, self.metric, chosen, 0, len(self), threads)
+
+
+class CodedNodes:
+    """Q8 codes that walks go by, and the rows as they are, for the exact second look.
+
+    Parameters
+    ----------
+    vectors : float32 array of shape (n, dim)
+        Not copied.
+    codes : uint8 array of shape (n, row_bytes)
+    quantizer : Q8Quantizer
+    """
+
+    def __init__(self, vectors, codes, quantizer):
+        self.vectors, self.codes = read_only(vectors), read_only(codes)
+        self.quantizer = quantizer
+        self.metric = quantizer.metric
+        self.space = Q8Space(self.codes, quantizer.code_bytes, quantizer.dim)
+
+    @classmethod
+    def make(cls, vectors, metric, threads, given):
+        """Return the nodes of checked vectors (n, dim), made from what the caller gave."""
+        vectors = kept(vectors, given)
+        quantizer = Q8Quantizer(vectors.shape[1], metric).fit(vectors)
+        return cls(vectors, quantizer.encode(vectors, threads=threads), quantizer)
+
+    def __len__(self):
+        return len(self.codes)
+
+    @property
+    def building_space(self):
+        """The space edges are chosen in."""
+        if self.metric == "dot":  # codes measure L2 from each other, and only that
+            return FloatSpace(graph_rows(self.vectors, "dot"), DOT)
+        return self.space
+
+    @property
+    def memory_bytes(self):
+        """Bytes held beside the links, without the exact rows."""
+        return self.codes.nbytes + self.quantizer.memory_bytes
+
+    def scratches(self, degree):
+        """Return the `ScratchPool` of walks over these nodes."""
+        return ScratchPool(len(self), degree, self.quantizer.query_bytes, self.quantizer.dim)
+
+    def arrays(self):
+        """Return what a saved index holds beside the links."""
+        return {"vectors": self.vectors, "codes": self.codes, "mean": self.quantizer.mean_}
+
+    def prepare(self, queries):
+        """Return float32 queries (n_queries, dim) as :meth:`walk` takes them."""
+        return read_only(queries)
+
+    def walk(self, queries, neighbors, entry, mask, use_mask, list_size, scratch, answer):
+        """Answer prepared queries; `answer` is rows, distances and counts, see `search_codes`."""
+        rerank = max(RERANK_LEAST, 2 * answer[0].shape[1])
+        search_codes(
+            self.space, self.quantizer.mean_, queries, self.vectors, neighbors, entry,
+            METRIC_CODES[self.metric], mask, use_mask, rerank, np.empty(list_size, np.int64),
+            scratch.fresh, scratch.seen, scratch.epoch, NO_RECORD, scratch.point,
+            scratch.prepared, *answer,
+        )  # fmt: skip
+
+    def scan(self, queries, k, chosen, threads):
+        """Return exact (rows, distances) of prepared queries among the rows `chosen`."""
+        return scan(self.vectors, queries, k, self.metric, chosen, 0, len(self), threads)
+
+
+NODES = {None: FloatNodes, "q8": CodedNodes}
+
+
+def restore_nodes(quantizer, dim, metric, arrays, check):
+    """Return the nodes a saved index held.
+
+    Parameters
+    ----------
+    check : callable
+        ``check(name, dtype, shape)`` raises `CorruptStore` unless an array is so.
+    """
+    if quantizer is None:
+        check("vectors", np.float32, (None, graph_stride(dim)))
+        return FloatNodes(arrays["vectors"], metric)
+    made = Q8Quantizer(dim, metric)
+    check("vectors", np.float32, (None, dim))
+    check("codes", np.uint8, (len(arrays["vectors"]), made.row_bytes))
+    check("mean", np.float32, (dim,))
+    made.mean_ = read_only(arrays["mean"])
+    return CodedNodes(arrays["vectors"], arrays["codes"], made)
