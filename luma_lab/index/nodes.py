@@ -6,12 +6,14 @@ from luma_lab.index.flat import scan
 from luma_lab.index.quantizer import Q8Quantizer
 from luma_lab.index.rows import METRIC_CODES, graph_rows, graph_stride, kept, query_rows, read_only
 from luma_lab.index.scratch import ScratchPool
-from luma_lab.kernels.codewalk import search_codes
+from luma_lab.kernels.codewalk import ROUNDING, search_codes
 from luma_lab.kernels.distance import DOT, L2
 from luma_lab.kernels.graph import search_batch
+from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES
 from luma_lab.kernels.space import FloatSpace, Q8Space
 
-RERANK_LEAST = 20  # rows looked at again in float32, or 2 k: more changes no recall we measured
+SAMPLE_ROWS, SAMPLE_QUERIES = 4096, 256
+MOST_MOVED = 0.1  # of a squared distance between near rows
 NO_RECORD = np.empty(0, np.int64)
 
 
@@ -105,10 +107,27 @@ class CodedNodes:
 
     @property
     def building_space(self):
-        """The space edges are chosen in."""
+        """The space edges are chosen in: the codes where they are fine enough."""
         if self.metric == "dot":  # codes measure L2 from each other, and only that
             return FloatSpace(graph_rows(self.vectors, "dot"), DOT)
+        if not self._tells_neighbours_apart():
+            return FloatSpace(graph_rows(self.vectors, self.metric), L2)
         return self.space
+
+    def _tells_neighbours_apart(self):
+        """Return whether rounding to codes moves rows by little against their neighbours' distance.
+
+        It does not where rows lie in clumps that are small against how far they are apart.
+        """
+        places = np.linspace(0, len(self) - 1, min(len(self), SAMPLE_ROWS)).astype(np.int64)
+        rows = graph_rows(self.vectors[places], self.metric)
+        few = np.ascontiguousarray(rows[:: max(1, len(rows) // SAMPLE_QUERIES)])
+        _, distances = scan(rows, few, min(5, len(rows)), "l2", None, 0, len(rows), 1)
+        nearest = np.where(distances > 0, distances, np.inf).min(axis=1)
+        constants = np.ascontiguousarray(self.codes[places, -ROW_CONSTANT_BYTES:])
+        steps, _, squares = np.median(constants.view(np.float32)[:, :3], axis=0)
+        moved = 2 * self.quantizer.dim * steps**2 / 12 + 2 * ROUNDING * squares
+        return bool(moved <= MOST_MOVED * np.median(nearest))
 
     @property
     def memory_bytes(self):
@@ -129,7 +148,7 @@ class CodedNodes:
 
     def walk(self, queries, neighbors, entry, mask, use_mask, list_size, scratch, answer):
         """Answer prepared queries; `answer` is rows, distances and counts, see `search_codes`."""
-        rerank = max(RERANK_LEAST, 2 * answer[0].shape[1])
+        rerank = answer[0].shape[1]
         search_codes(
             self.space, self.quantizer.mean_, queries, self.vectors, neighbors, entry,
             METRIC_CODES[self.metric], mask, use_mask, rerank, np.empty(list_size, np.int64),

@@ -17,11 +17,15 @@ from luma_lab.kernels.distance import (
     wide_square,
 )
 from luma_lab.kernels.graph import COMPARISONS, HOPS, PASS, greedy_search
+from luma_lab.kernels.int8 import load_float32
 from luma_lab.kernels.prefetch import prefetch_row
-from luma_lab.kernels.quantize import prepare_query
+from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES, prepare_query
 from luma_lab.kernels.topk import key_distance, key_row, pack_key, push_least, sort_heap
 
-RERANK_AHEAD = 2  # rows of exact vectors asked for before they are needed
+RERANK_AHEAD = 4  # rows of exact vectors asked for before they are needed
+CERTAINTY = np.float32(3.0)  # standard deviations a code's distance is believed to be wrong by
+
+ROUNDING = np.float32(2.0**-21)  # of float32 sums of a few terms
 
 
 @kernel
@@ -33,6 +37,37 @@ def exact_distance(query, vectors, row, metric):
         return ZERO - dot(query, vectors[row])
     product, square = dot_and_square(query, vectors[row])
     return cosine_distance(product, square, vectors, row)
+
+
+@kernel
+def code_doubt(space, probe, node, distance, metric, query_square):
+    """Return how much nearer a node may be than its code says, but in one case of a thousand.
+
+    Rounding moves each component of row and query by up to half a step of its own grid, evenly:
+    by a variance of step^2 / 12. What that does to an inner product with a vector z has the
+    variance |z|^2 step^2 / 12; to a squared distance that of an inner product with twice the
+    difference, and it adds dim variances on average. Then there is what is lost in float32 where
+    two long vectors are near each other.
+
+    Parameters
+    ----------
+    distance : float32
+        By the code, as users see distances.
+    query_square : float32
+        The squared length of the query.
+    """
+    row = space.codes.ctypes.data + (node + 1) * space.codes.shape[1] - ROW_CONSTANT_BYTES
+    row_step, row_square = load_float32(row), load_float32(row + 8)
+    query_step = load_float32(probe + space.code_bytes + 8)
+    query_step *= query_step / np.float32(4.0 if metric == L2 else 1.0)
+    row_step *= row_step
+    if metric == L2:
+        variance = (row_step + query_step) / np.float32(12.0)
+        spread = np.float32(2.0) * np.float32(math.sqrt(max(distance, ZERO) * variance))
+        cancelled = ROUNDING * (row_square + load_float32(probe + space.code_bytes))
+        return CERTAINTY * spread + space.dim * variance + cancelled
+    variance = (row_square * query_step + query_square * row_step) / np.float32(12.0)
+    return CERTAINTY * np.float32(math.sqrt(variance))
 
 
 @kernel
@@ -50,7 +85,8 @@ def search_codes(
     vectors : float32 array of shape (n, dim)
         The rows as they are, of any length.
     rerank : int
-        How many of the walk's best are looked at again; at least k.
+        How many of the walk's best are looked at again at least, if there are so many; more
+        are while their codes leave it open whether they belong to the k nearest.
     point : float32 array of shape (2, dim)
         Scratch.
     prepared : uint8 array of shape (query_bytes,)
@@ -62,37 +98,41 @@ def search_codes(
     dim = mean.shape[0]
     base = vectors.ctypes.data
     row_bytes = dim * 4
-    best = np.empty(min(rerank, keys.shape[0]), np.int64)
+    best = np.empty(keys.shape[0], np.int64)
     for i in range(queries.shape[0]):
         query = point[0]
+        square = wide_square(queries[i])
         scale = 1.0
-        if metric == COSINE:
-            square = wide_square(queries[i])
-            if square > 0.0:
-                scale = 1.0 / math.sqrt(square)
+        if metric == COSINE and square > 0.0:
+            scale, square = 1.0 / math.sqrt(square), 1.0
+        query_square = np.float32(square)
         for j in range(dim):
             query[j] = np.float32(queries[i, j] * scale)
         prepare_query(query, mean, metric, space.code_bytes, point[1], prepared)
+        probe = prepared.ctypes.data
         size, hops, comparisons = greedy_search(
-            space, prepared.ctypes.data, neighbors, entry, keys, fresh, seen, epoch, no_record
+            space, probe, neighbors, entry, keys, fresh, seen, epoch, no_record
         )
         passed = 0
         for j in range(size):
             row = key_row(keys[j])
             if use_mask and not mask[row]:
                 continue
-            if passed < best.shape[0]:
-                best[passed] = row
-                if passed < RERANK_AHEAD:
-                    prefetch_row(base + row * row_bytes, row_bytes)
+            best[passed] = keys[j]
+            if passed < RERANK_AHEAD:
+                prefetch_row(base + row * row_bytes, row_bytes)
             passed += 1
-        looked = min(passed, best.shape[0])
         found = 0
-        heap = keys[: min(k, looked)]
-        for j in range(looked):
-            if j + RERANK_AHEAD < looked:
-                prefetch_row(base + best[j + RERANK_AHEAD] * row_bytes, row_bytes)
-            row = best[j]
+        heap = keys[: min(k, passed)]
+        for j in range(passed):
+            row = key_row(best[j])
+            if j >= rerank:
+                nearest = key_distance(best[j])
+                nearest -= code_doubt(space, probe, row, nearest, metric, query_square)
+                if nearest > key_distance(heap[0]):
+                    break
+            if j + RERANK_AHEAD < passed:
+                prefetch_row(base + key_row(best[j + RERANK_AHEAD]) * row_bytes, row_bytes)
             key = pack_key(exact_distance(query, vectors, row, metric), row)
             found = push_least(heap, found, key)
         sort_heap(heap, found)

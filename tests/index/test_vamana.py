@@ -32,8 +32,11 @@ def check_graph(index):
 
 
 class TestVamanaIndex(IndexContract):
+    quantizer = "q8"
+
     def make(self, dim, metric="cosine", **parameters):
-        return VamanaIndex(dim, metric, **{"max_degree": 24, "build_list_size": 50, **parameters})
+        given = {"max_degree": 24, "build_list_size": 50, "quantizer": self.quantizer}
+        return VamanaIndex(dim, metric, **{**given, **parameters})
 
     def test_wrong_graph_parameters_are_named(self):
         for bad in (
@@ -44,8 +47,10 @@ class TestVamanaIndex(IndexContract):
                 VamanaIndex(4, **bad)
         with pytest.raises(errors.UnknownName, match="'q9': expected one of None, 'q8'"):
             VamanaIndex(4, quantizer="q9")
-        with pytest.raises(errors.NotSupported, match="q8"):
-            VamanaIndex(4, quantizer="q8")
+
+
+class TestVamanaIndexOfFloats(TestVamanaIndex):
+    quantizer = None
 
 
 @every_metric

@@ -10,6 +10,7 @@ from luma_lab.index.rows import graph_rows, read_only
 from luma_lab.kernels import graph
 from luma_lab.kernels.distance import DOT, L2
 from luma_lab.kernels.prune import robust_prune
+from luma_lab.kernels.space import FloatSpace
 from luma_lab.kernels.topk import key_row, pack_key
 
 
@@ -51,8 +52,8 @@ def kernel_walk(query, vectors, neighbors, entry, size, metric, epoch=0):
     rows = graph_rows(vectors, "l2")
     keys, record = np.empty(size, np.int64), np.empty(len(vectors), np.int64)
     found, hops, comparisons = graph.greedy_search(
-        graph_rows(query[None], "l2")[0], rows, read_only(neighbors), entry, metric, keys,
-        np.empty(neighbors.shape[1], np.int32), np.zeros(len(vectors), np.int32),
+        FloatSpace(rows, metric), graph_rows(query[None], "l2")[0], read_only(neighbors), entry,
+        keys, np.empty(neighbors.shape[1], np.int32), np.zeros(len(vectors), np.int32),
         np.array([epoch], np.int32), record,
     )  # fmt: skip
     return [key_row(k) for k in keys[:found]], [key_row(k) for k in record[:hops]], comparisons
@@ -73,7 +74,8 @@ def test_a_walk_expands_the_nodes_the_textbook_walk_expands(size, metric):
 @pytest.mark.parametrize("metric", ["l2", "dot"])
 def test_an_index_reports_the_work_of_the_textbook_walk(metric):
     vectors, queries = whole_numbers(400, 5), whole_numbers(20, 5, seed=1)
-    index = VamanaIndex(5, metric, max_degree=8, build_list_size=20).build(vectors)
+    parameters = {"max_degree": 8, "build_list_size": 20, "quantizer": None}
+    index = VamanaIndex(5, metric, **parameters).build(vectors)
     found = index.search(queries, k=4, search_list_size=12)
     code = {"l2": L2, "dot": DOT}[metric]
     for i, query in enumerate(queries):
@@ -109,8 +111,8 @@ def prune(node, candidates, vectors, metric, alpha, degree):
     )
     kept = np.empty(degree, np.int32)
     count = robust_prune(
-        node, keys, len(keys), graph_rows(vectors, "l2"), metric, np.float32(alpha),
-        np.empty((2, len(keys)), np.float32), kept,
+        FloatSpace(graph_rows(vectors, "l2"), metric), node, keys, len(keys), np.float32(alpha),
+        np.empty((2, len(keys)), np.float32), np.zeros(0, np.uint8), kept,
     )  # fmt: skip
     return kept[:count].tolist()
 
