@@ -37,6 +37,7 @@ DEFAULTS = {
     "search_list_size": 64,
 }
 MAX_LIST_SIZE = 65_535
+CODED_DIM = 17  # below, codes and their constants take no less room than float32
 log = logging.getLogger(__name__)
 
 
@@ -176,7 +177,7 @@ def load(parts, row):
 
     path = directory(parts, row.uid, row.index_name)
     try:
-        index = VamanaIndex.load(path)
+        index = VamanaIndex.load(path, vectors=_rows_of(parts, row))
         if index.total_rows != row.index_rows or index.dim != row.dim:
             raise InvalidArgument(f"{path} holds {index.total_rows} rows, not {row.index_rows}")
         return index
@@ -191,6 +192,11 @@ def load(parts, row):
                 "index_build", work, collection=row.name, params={"kind": "vamana", **row.params}
             )
         return None
+
+
+def _rows_of(parts, row):
+    """Return the rows an index was built of, from the collection's matrix."""
+    return parts.matrices.of(row.uid, row.generation, row.dim).rows(row.index_rows)
 
 
 def directory(parts, uid, index_name):
@@ -232,7 +238,7 @@ def _build(parts, name, params, threads, job, *, replaces=None):
             replaces=replaces,
         )
         try:
-            index.save(path)
+            index.save(path, vectors=index.quantizer is None)
             job.report(0.99)
             parts.prepared[row.uid, index_name] = index
             old_name = parts.writer.run(operation)
@@ -306,6 +312,6 @@ def _index(dim, metric, params, threads):
         dim,
         metric,
         **{name: params[name] for name in BUILD_PARAMS},
-        quantizer=None,
+        quantizer="q8" if dim >= CODED_DIM else None,
         threads=threads,
     )

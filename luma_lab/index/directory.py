@@ -23,25 +23,41 @@ class Directory:
     _vectors = None
     _disk_bytes = 0
 
-    def save(self, path):
+    def save(self, path, *, vectors=True):
         """Save the index as a directory that appears in one step.
+
+        Parameters
+        ----------
+        vectors : bool
+            False leaves out the exact vectors beside codes, for whoever keeps them elsewhere
+            and gives them to :meth:`load` again; not for indexes without codes.
 
         Raises
         ------
-        IndexNotBuilt, StorageError, StoreFull
+        IndexNotBuilt, InvalidArgument, StorageError, StoreFull
         """
+        arrays = self._arrays()
+        if not vectors:
+            self._check_spare()
+            del arrays["vectors"]
         manifest = {"kind": self.KIND, "version": VERSION, "parameters": self._parameters()}
-        save_arrays(path, self._arrays(), manifest)
+        save_arrays(path, arrays, manifest)
         self._disk_bytes = directory_bytes(path)
 
     @classmethod
-    def load(cls, path, mmap=True):
+    def load(cls, path, mmap=True, *, vectors=None):
         """Open a saved index; with `mmap` its arrays stay on disk until they are touched.
+
+        Parameters
+        ----------
+        vectors : read-only float32 array of shape (n, dim), optional
+            What ``save(vectors=False)`` left out: the very rows the index was built of.
 
         Raises
         ------
         InvalidArgument
-            There is no such directory, or it holds another kind of index.
+            There is no such directory, it holds another kind of index, or its vectors were
+            left out and not given.
         CorruptStore
             Bytes do not match their checksum, or do not make an index.
         """
@@ -54,6 +70,10 @@ class Directory:
         if version != VERSION:
             raise CorruptStore(f"{path}: index version {version}, this one reads {VERSION}")
         arrays, manifest = load_arrays(path, mmap=mmap)
+        if "vectors" not in arrays and cls._spares_vectors(manifest["parameters"]):
+            if vectors is None:
+                raise InvalidArgument(f"{path} was saved without its vectors: pass vectors=...")
+            arrays["vectors"] = read_only(vectors)
 
         def check(name, dtype, shape):
             array = arrays.get(name)
@@ -73,6 +93,15 @@ class Directory:
             raise CorruptStore(f"{path}: its manifest makes no index ({error})") from None
         index._disk_bytes = directory_bytes(path)
         return index
+
+    @classmethod
+    def _spares_vectors(cls, parameters):
+        """Return whether an index of such parameters can be saved without its vectors."""
+        return False
+
+    def _check_spare(self):
+        if not self._spares_vectors(self._parameters()):
+            raise InvalidArgument(f"{self!r} walks its vectors: save it with them")
 
     @property
     def fingerprint(self):

@@ -281,6 +281,10 @@ class VamanaIndex(Directory):
     def __len__(self):
         return self.total_rows
 
+    @classmethod
+    def _spares_vectors(cls, parameters):
+        return parameters["quantizer"] is not None
+
     def _arrays(self):
         return {**self._built(self._nodes).arrays(), "neighbors": self.neighbors_}
 

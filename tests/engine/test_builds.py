@@ -104,7 +104,7 @@ def test_a_build_gives_a_job_a_status_and_an_event(lab, docs):
 
 def test_a_built_index_is_the_one_the_class_would_build(lab, docs):
     result = docs.build_index("vamana", seed=3, **SMALL).result(120)
-    alone = VamanaIndex(4, "l2", seed=3, **SMALL).build(vectors(200))
+    alone = VamanaIndex(4, "l2", seed=3, quantizer=None, **SMALL).build(vectors(200))
     assert result["fingerprint"] == alone.fingerprint
 
 
@@ -190,8 +190,8 @@ def test_a_cancelled_build_changes_nothing_and_leaves_no_folder(lab, docs, gate)
 def test_a_build_cancelled_after_its_index_was_saved_leaves_no_folder(lab, docs, monkeypatch):
     save = VamanaIndex.save
 
-    def save_and_cancel(index, path):
-        save(index, path)
+    def save_and_cancel(index, path, **options):
+        save(index, path, **options)
         lab.jobs()[-1].cancel()
 
     monkeypatch.setattr(VamanaIndex, "save", save_and_cancel)
@@ -228,8 +228,8 @@ def test_a_build_of_another_process_is_respected_while_its_heart_beats(path, gat
 def test_a_lab_opened_while_an_index_is_saved_does_not_sweep_its_folder_away(path, monkeypatch):
     save = VamanaIndex.save
 
-    def save_while_another_opens(index, folder):
-        save(index, folder)
+    def save_while_another_opens(index, folder, **options):
+        save(index, folder, **options)
         Lab(path).close()
 
     with Lab(path) as lab:

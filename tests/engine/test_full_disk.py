@@ -229,7 +229,7 @@ def test_an_index_that_does_not_fit_on_disk_fails_its_job_and_leaves_no_folder(p
         docs.upsert([f"p{i}" for i in range(100)], VECTORS[:100])
         from luma_lab.index import VamanaIndex
 
-        def save(index, path):
+        def save(index, path, **options):
             (path / "part").write_bytes(b"half")
             raise StoreFull("no space left writing part: free some and try again")
 
