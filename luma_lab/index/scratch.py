@@ -17,7 +17,7 @@ class Scratch:
     __slots__ = ("epoch", "fresh", "point", "prepared", "seen")
 
     def __init__(self, n, degree, query_bytes=0, dim=0):
-        self.seen = np.zeros(n, np.int32)
+        self.seen = np.zeros(n, np.uint8)
         self.epoch = np.zeros(1, np.int32)
         self.fresh = np.empty(max(1, degree), np.int32)
         self.prepared = np.zeros(query_bytes, np.uint8)

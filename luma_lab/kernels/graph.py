@@ -6,8 +6,8 @@ space      what nodes are compared by, see `space`; float rows and codes are C-c
            64-byte aligned, the stride of float rows a multiple of 16
 neighbors  int32   (n, degree); out-edges of a node, tail padded with NO_NODE
 keys       int64   candidates as `topk.pack_key` makes them, ascending
-seen       int32   (n,); a node is seen in a walk iff seen[node] equals the walk's epoch,
-           so the array is not cleared between walks
+seen       uint8   (n,); a node is seen in a walk iff seen[node] equals the walk's epoch, so
+           the array is cleared once in 255 walks only; a byte a node stays in the cache
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ from luma_lab.kernels.topk import EXPANDED, key_distance, key_row, pack_key
 NO_NODE = -1
 # Columns of `counts`; a walk in memory reads nothing, so READS stays as it was.
 HOPS, COMPARISONS, READS, PASS = 0, 1, 2, 3
-LAST_EPOCH = 2**31 - 1
+LAST_EPOCH = 255
 
 
 @kernel
@@ -68,7 +68,7 @@ def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expa
         Output and scratch; its length is the search list size L.
     fresh : int32 array of shape (degree,)
         Scratch.
-    seen, epoch : int32 arrays of shape (n,) and (1,)
+    seen, epoch : uint8 and int32 arrays of shape (n,) and (1,)
     expanded : int64 array
         Receives the keys of expanded nodes in order, as many as fit; may be empty.
 

@@ -8,9 +8,9 @@ from numba.extending import intrinsic
 from luma_lab.kernels.compile import kernel
 
 CACHE_LINE_BYTES = 64
-# Vectors asked for before they are needed. Asking for a whole neighbourhood at once overruns
-# the processor's buffers and stalls: 4 did a fifth more queries, at 384 and at 128 components.
-AHEAD = 4
+# Rows asked for before they are needed. Asking for a whole neighbourhood at once overruns the
+# processor's buffers and stalls; 2 were too few, 4 to 8 did equally well.
+AHEAD = 6
 
 if config.DISABLE_JIT:
 

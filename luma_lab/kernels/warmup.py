@@ -59,7 +59,7 @@ def warm_up():
 
 def _warm_graph(space):
     """Compile what builds and walks a graph of a space; return arguments to search it with."""
-    seen, epoch = np.zeros(WARM_ROWS, np.int32), np.zeros(1, np.int32)
+    seen, epoch = np.zeros(WARM_ROWS, np.uint8), np.zeros(1, np.int32)
     keys, fresh = np.empty(WARM_ROWS, np.int64), np.empty(WARM_DEGREE, np.int32)
     prepared = np.zeros(4 * BLOCK_BYTES, np.uint8)
     neighbors = np.full((WARM_ROWS, WARM_DEGREE), graph.NO_NODE, np.int32)

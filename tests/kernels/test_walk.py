@@ -53,7 +53,7 @@ def kernel_walk(query, vectors, neighbors, entry, size, metric, epoch=0):
     keys, record = np.empty(size, np.int64), np.empty(len(vectors), np.int64)
     found, hops, comparisons = graph.greedy_search(
         FloatSpace(rows, metric), graph_rows(query[None], "l2")[0], read_only(neighbors), entry,
-        keys, np.empty(neighbors.shape[1], np.int32), np.zeros(len(vectors), np.int32),
+        keys, np.empty(neighbors.shape[1], np.int32), np.zeros(len(vectors), np.uint8),
         np.array([epoch], np.int32), record,
     )  # fmt: skip
     return [key_row(k) for k in keys[:found]], [key_row(k) for k in record[:hops]], comparisons
@@ -92,7 +92,7 @@ def test_visit_stamps_start_again_when_they_run_out():
     query = vectors[7]
     fresh = kernel_walk(query, vectors, neighbors, 0, 10, L2)
     assert kernel_walk(query, vectors, neighbors, 0, 10, L2, epoch=graph.LAST_EPOCH) == fresh
-    seen, epoch = np.full(3, 9, np.int32), np.array([graph.LAST_EPOCH], np.int32)
+    seen, epoch = np.full(3, 9, np.uint8), np.array([graph.LAST_EPOCH], np.int32)
     assert graph.next_epoch(seen, epoch) == 1
     assert seen.tolist() == [0, 0, 0]
 
