@@ -80,22 +80,24 @@ def build_graph(space, *, max_degree, build_list_size, alpha, seed, threads, rep
     scratches = ScratchPool(n, width, 0 if is_float else space.codes.shape[1] + QUERY_ROOM_BYTES)
     bounds = batch_bounds(n)
     largest = max((b - a for a, b in itertools.pairwise(bounds)), default=1)
-    offsets = np.empty(n + 1, np.int64)
+    everyone = np.ones(n, bool)
+    places = np.zeros(n, np.int32)
     targets = np.empty(min(n, largest * max_degree), np.int32)
+    starts = np.empty(len(targets) + 1, np.int64)
     sources = np.empty(largest * max_degree, np.int32)
 
     def choose(start, stop, batch, edges):
         with scratches.lend() as scratch:
             keys = np.empty(build_list_size, np.int64)
             choose_edges(
-                space, batch, start, stop, frozen, entry, alpha, edges,
+                space, batch, start, stop, frozen, entry, everyone, alpha, edges,
                 keys, scratch.fresh, scratch.seen, scratch.epoch, scratch.prepared,
             )  # fmt: skip
 
     def merge(start, stop):
         with scratches.lend() as scratch:
             merge_back_edges(
-                space, targets, start, stop, offsets, sources, neighbors, alpha, max_degree,
+                space, targets, start, stop, starts, sources, neighbors, alpha, max_degree,
                 scratch.prepared,
             )  # fmt: skip
 
@@ -104,26 +106,26 @@ def build_graph(space, *, max_degree, build_list_size, alpha, seed, threads, rep
             trim(space, start, stop, neighbors, alpha, trimmed, scratch.prepared)
 
     trimmed = aligned_empty((n, max_degree), np.int32)
-    with _Slices(threads) as slices:
+    with Slices(threads) as slices:
         for start, stop in itertools.pairwise(bounds):
             batch = order[start:stop]
             edges = np.empty((len(batch), max_degree), np.int32)
             slices.run(choose, len(batch), batch, edges)
             write_edges(batch, edges, neighbors)
-            slices.run(merge, int(group_by_target(batch, edges, offsets, targets, sources)))
+            slices.run(merge, int(group_by_target(batch, edges, places, targets, starts, sources)))
             report(SEARCH_SHARE * stop / n)
         slices.run(shorten, n)
     with scratches.lend() as scratch:
         keys = np.empty(build_list_size, np.int64)
         attach_unreached(
-            space, near, trimmed, entry, keys, scratch.fresh, scratch.seen, scratch.epoch,
+            space, near, trimmed, entry, everyone, keys, scratch.fresh, scratch.seen, scratch.epoch,
             scratch.prepared,
         )  # fmt: skip
     report(1.0)
     return trimmed, entry
 
 
-class _Slices:
+class Slices:
     """Runs a function over slices of a range, on `threads` threads; as a context manager."""
 
     def __init__(self, threads):

@@ -4,7 +4,15 @@ import numpy as np
 
 from luma_lab.index.flat import scan
 from luma_lab.index.quantizer import Q8Quantizer
-from luma_lab.index.rows import METRIC_CODES, graph_rows, graph_stride, kept, query_rows, read_only
+from luma_lab.index.rows import (
+    METRIC_CODES,
+    Growing,
+    graph_rows,
+    graph_stride,
+    kept,
+    query_rows,
+    read_only,
+)
 from luma_lab.index.scratch import ScratchPool
 from luma_lab.kernels.codewalk import ROUNDING, search_codes
 from luma_lab.kernels.distance import DOT, L2
@@ -24,38 +32,41 @@ class FloatNodes:
     ----------
     rows : float32 array of shape (n, stride)
         From `index.rows.graph_rows`.
+    room : Growing, optional
+        What `rows` are a view of.
     """
 
     quantizer = None
 
-    def __init__(self, rows, metric):
+    def __init__(self, rows, metric, room=None):
         self.vectors = read_only(rows)
         self.metric = metric
-        self.space = FloatSpace(self.vectors, DOT if metric == "dot" else L2)
+        self._room = room or Growing(self.vectors)
+        self.building_space = FloatSpace(self.vectors, DOT if metric == "dot" else L2)
         # Under "cosine" rows have length one, where minus the inner product orders like L2.
-        self._walk_space = self.space._replace(metric=L2 if metric == "l2" else DOT)
+        self._walk_space = self.building_space._replace(metric=L2 if metric == "l2" else DOT)
 
     @classmethod
     def make(cls, vectors, metric, threads, given):
         """Return the nodes of checked vectors (n, dim), made from what the caller gave."""
         return cls(graph_rows(vectors, metric), metric)
 
+    def put(self, places, vectors, total):
+        """Return the nodes with checked vectors at row numbers `places`, `total` in all."""
+        rows = graph_rows(vectors, self.metric)
+        return FloatNodes(self._room.put(places, rows, total), self.metric, self._room)
+
     def __len__(self):
         return len(self.vectors)
 
     @property
-    def building_space(self):
-        """The space edges are chosen in."""
-        return self.space
-
-    @property
     def memory_bytes(self):
         """Bytes held beside the links."""
-        return self.vectors.nbytes
+        return self._room.nbytes
 
-    def scratches(self, degree):
-        """Return the `ScratchPool` of walks over these nodes."""
-        return ScratchPool(len(self), degree)
+    def scratches(self, degree, room):
+        """Return the `ScratchPool` of walks over these nodes, up to `room` of them."""
+        return ScratchPool(room, degree)
 
     def arrays(self):
         """Return what a saved index holds beside the links."""
@@ -87,13 +98,17 @@ class CodedNodes:
         Not copied.
     codes : uint8 array of shape (n, row_bytes)
     quantizer : Q8Quantizer
+    rooms : tuple of Growing, optional
+        What `vectors` and `codes` are views of.
     """
 
-    def __init__(self, vectors, codes, quantizer):
+    def __init__(self, vectors, codes, quantizer, rooms=None):
         self.vectors, self.codes = read_only(vectors), read_only(codes)
         self.quantizer = quantizer
         self.metric = quantizer.metric
-        self.space = Q8Space(self.codes, quantizer.code_bytes, quantizer.dim)
+        self._rooms = rooms or (Growing(self.vectors), Growing(self.codes))
+        self._space = Q8Space(self.codes, quantizer.code_bytes, quantizer.dim)
+        self._is_fine = None
 
     @classmethod
     def make(cls, vectors, metric, threads, given):
@@ -102,6 +117,15 @@ class CodedNodes:
         quantizer = Q8Quantizer(vectors.shape[1], metric).fit(vectors)
         return cls(vectors, quantizer.encode(vectors, threads=threads), quantizer)
 
+    def put(self, places, vectors, total):
+        """Return the nodes with checked vectors at row numbers `places`, `total` in all."""
+        of_vectors, of_codes = self._rooms
+        rows = of_vectors.put(places, vectors, total)
+        codes = of_codes.put(places, self.quantizer.encode(vectors), total)
+        nodes = CodedNodes(rows, codes, self.quantizer, self._rooms)
+        nodes._is_fine = self._is_fine
+        return nodes
+
     def __len__(self):
         return len(self.codes)
 
@@ -109,10 +133,14 @@ class CodedNodes:
     def building_space(self):
         """The space edges are chosen in: the codes where they are fine enough."""
         if self.metric == "dot":  # codes measure L2 from each other, and only that
-            return FloatSpace(graph_rows(self.vectors, "dot"), DOT)
-        if not self._tells_neighbours_apart():
-            return FloatSpace(graph_rows(self.vectors, self.metric), L2)
-        return self.space
+            return FloatSpace(self.vectors, DOT)
+        if self._is_fine is None:
+            self._is_fine = self._tells_neighbours_apart()
+        if self._is_fine:
+            return self._space
+        if self.metric == "l2":
+            return FloatSpace(self.vectors, L2)
+        return FloatSpace(graph_rows(self.vectors, self.metric), L2)
 
     def _tells_neighbours_apart(self):
         """Return whether rounding to codes moves rows by little against their neighbours' distance.
@@ -132,11 +160,11 @@ class CodedNodes:
     @property
     def memory_bytes(self):
         """Bytes held beside the links, without the exact rows."""
-        return self.codes.nbytes + self.quantizer.memory_bytes
+        return self._rooms[1].nbytes + self.quantizer.memory_bytes
 
-    def scratches(self, degree):
-        """Return the `ScratchPool` of walks over these nodes."""
-        return ScratchPool(len(self), degree, self.quantizer.query_bytes, self.quantizer.dim)
+    def scratches(self, degree, room):
+        """Return the `ScratchPool` of walks over these nodes, up to `room` of them."""
+        return ScratchPool(room, degree, self.quantizer.query_bytes, self.quantizer.dim)
 
     def arrays(self):
         """Return what a saved index holds beside the links."""
@@ -148,12 +176,11 @@ class CodedNodes:
 
     def walk(self, queries, neighbors, entry, mask, use_mask, list_size, scratch, answer):
         """Answer prepared queries; `answer` is rows, distances and counts, see `search_codes`."""
-        rerank = answer[0].shape[1]
         search_codes(
-            self.space, self.quantizer.mean_, queries, self.vectors, neighbors, entry,
-            METRIC_CODES[self.metric], mask, use_mask, rerank, np.empty(list_size, np.int64),
-            scratch.fresh, scratch.seen, scratch.epoch, NO_RECORD, scratch.point,
-            scratch.prepared, *answer,
+            self._space, self.quantizer.mean_, queries, self.vectors, neighbors, entry,
+            METRIC_CODES[self.metric], mask, use_mask, answer[0].shape[1],
+            np.empty(list_size, np.int64), scratch.fresh, scratch.seen, scratch.epoch, NO_RECORD,
+            scratch.point, scratch.prepared, *answer,
         )  # fmt: skip
 
     def scan(self, queries, k, chosen, threads):

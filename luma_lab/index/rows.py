@@ -7,6 +7,7 @@ from luma_lab.kernels.prefetch import CACHE_LINE_BYTES
 
 METRIC_CODES = {"l2": L2, "dot": DOT, "cosine": COSINE}
 LINE_FLOATS = CACHE_LINE_BYTES // 4
+ROOM_SHARE = 8  # of its size an array grows by at least, so that growing costs little a row
 
 
 def read_only(array):
@@ -32,6 +33,43 @@ def aligned_empty(shape, dtype):
     buffer = np.empty(size + CACHE_LINE_BYTES, np.uint8)
     start = -buffer.ctypes.data % CACHE_LINE_BYTES
     return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+class Growing:
+    """An array whose rows can be written and whose end moves, with room behind it.
+
+    Views handed out before stay valid: they keep the old rows when the array has to move.
+
+    Parameters
+    ----------
+    rows : array of shape (n, ...)
+        Copied at the first write unless `owned`.
+    """
+
+    def __init__(self, rows, owned=False):
+        self._rows = rows
+        self._owned = owned
+
+    @property
+    def room(self):
+        """Rows there is memory for."""
+        return len(self._rows)
+
+    @property
+    def nbytes(self):
+        """Bytes held, the room included."""
+        return self._rows.nbytes
+
+    def put(self, places, values, total):
+        """Write `values` at row numbers `places` and return the first `total` rows, writable."""
+        rows = self._rows
+        if not self._owned or total > len(rows):
+            room = total if total <= len(rows) else max(total, len(rows) + len(rows) // ROOM_SHARE)
+            self._rows = aligned_empty((room, *rows.shape[1:]), rows.dtype)
+            self._rows[: len(rows)] = rows[:room]
+            self._owned = True
+        self._rows[places] = values
+        return self._rows[:total]
 
 
 def graph_stride(dim):

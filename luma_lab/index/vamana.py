@@ -1,15 +1,14 @@
 """Approximate search in memory by walking a pruned graph."""
 
-import itertools
-import math
 import numbers
-from concurrent.futures import ThreadPoolExecutor
+import threading
 
 import numpy as np
 
-from luma_lab.errors import CorruptStore, InvalidArgument, NotSupported, UnknownName
+from luma_lab.errors import CorruptStore, InvalidArgument, UnknownName
 from luma_lab.index.builder import build_graph
 from luma_lab.index.directory import Directory
+from luma_lab.index.graph import Graph
 from luma_lab.index.nodes import NODES, restore_nodes
 from luma_lab.index.progress import reporting
 from luma_lab.index.protocol import (
@@ -22,17 +21,14 @@ from luma_lab.index.protocol import (
     check_metric,
     check_threads,
 )
-from luma_lab.index.rows import read_only
-from luma_lab.kernels.graph import COMPARISONS, NO_NODE, PASS
+from luma_lab.index.rows import Growing, read_only
+from luma_lab.index.updates import Rooms, insert, mend
+from luma_lab.kernels.graph import NO_NODE
 from luma_lab.types import Neighbors, SearchStats
 
 SEARCH_LIST_SIZE = 64  # recall@10 above 0.95 on the sets we measured
-# A walk computes about this many distances per place of its list, at the default degree.
-COMPARISONS_PER_PLACE = 24
-LIST_GROWTH = 4
 MAX_DEGREE = 1024
 MAX_LIST_SIZE = 1 << 20
-NO_MASK = read_only(np.empty(0, np.bool_))
 
 
 class VamanaIndex(Directory):
@@ -69,16 +65,17 @@ class VamanaIndex(Directory):
     ----------
     neighbors_ : int32 array of shape (n, max_degree), padded with -1
     entry_ : int
-        Row nearest to the mean of the data, where walks start; -1 without rows.
 
     Notes
     -----
-    Searching is thread-safe: every call takes its own scratch. Building is not.
+    Searching is thread-safe, also while rows are added, deleted or consolidated: every call takes
+    its own scratch and looks at the graph of one moment. Changes wait for each other.
 
     References
     ----------
     .. [1] Subramanya et al., "DiskANN", NeurIPS 2019, algorithms 1-3.
     .. [2] Dobson et al., "ParlayANN", PPoPP 2024.
+    .. [3] Singh et al., "FreshDiskANN", 2021.
 
     Examples
     --------
@@ -115,10 +112,9 @@ class VamanaIndex(Directory):
         self.seed = check_integer("seed", seed, 0, 2**63 - 1)
         check_threads(threads)
         self.threads = threads
-        self.neighbors_ = None
-        self.entry_ = NO_NODE
-        self._nodes = None
-        self._scratches = None
+        self._graph = None
+        self._rooms = None
+        self._changing = threading.RLock()
 
     def build(self, vectors, progress=False):
         """Build the graph of `vectors` (n, dim); return self.
@@ -155,12 +151,24 @@ class VamanaIndex(Directory):
         self._disk_bytes = 0
         return self
 
-    def _adopt(self, nodes, neighbors, entry):
-        self._nodes = nodes
-        self._vectors = nodes.vectors
-        self.neighbors_ = read_only(neighbors)
-        self.entry_ = entry
-        self._scratches = nodes.scratches(self.max_degree)
+    def _adopt(self, nodes, neighbors, entry, live=None, linked_dead=0):
+        live = np.ones(len(nodes), bool) if live is None else live
+        self._rooms = Rooms(neighbors, live)
+        self._set(
+            Graph(
+                nodes,
+                read_only(neighbors),
+                entry,
+                live,
+                int(np.count_nonzero(live)),
+                linked_dead,
+                nodes.scratches(self.max_degree, len(nodes)),
+            )
+        )
+
+    def _set(self, graph):
+        self._graph = graph
+        self._vectors = graph.nodes.vectors
 
     def search(self, queries, k=10, *, search_list_size=None, threads=1, mask=None):
         """Find about the `k` nearest rows of each query.
@@ -186,107 +194,185 @@ class VamanaIndex(Directory):
         ------
         IndexNotBuilt, DimensionMismatch, InvalidArgument
         """
-        nodes = self._built(self._nodes)
+        graph = self._built(self._graph)
         queries = as_queries(queries, self.dim)
         k = check_k(k)
         list_size = resolve_list_size(search_list_size, k)
         threads = 1 if threads == 1 else check_threads(threads)
-        queries = nodes.prepare(queries)
         if mask is not None:
-            return self._masked(queries, k, list_size, threads, check_mask(mask, len(nodes)))
-        return _neighbors(*self._walk(queries, k, list_size, threads, NO_MASK, False))
-
-    def _walk(self, queries, k, list_size, threads, mask, use_mask):
-        """Answer prepared queries by walks; return rows, distances and counts (n_queries, 4)."""
-        count = len(queries)
-        rows = np.empty((count, k), np.int64)
-        distances = np.empty((count, k), np.float32)
-        counts = np.zeros((count, 4), np.int64)
-        nodes = self._nodes
-        if len(nodes) == 0:
-            rows.fill(-1)
-            distances.fill(np.inf)
-            return rows, distances, counts
-        list_size = min(list_size, len(nodes))
-
-        def run(queries, *answer):
-            scratch = self._scratches.take()
-            nodes.walk(
-                queries, self.neighbors_, self.entry_, mask, use_mask, list_size, scratch, answer
-            )
-            self._scratches.give(scratch)
-
-        work = queries, rows, distances, counts
-        if threads == 1 or count < 2:
-            run(*work)
-        else:
-            threads = min(threads, count)
-            cuts = [count * i // threads for i in range(threads + 1)]
-            parts = [[array[a:b] for array in work] for a, b in itertools.pairwise(cuts)]
-            with ThreadPoolExecutor(threads) as pool:
-                for job in [pool.submit(run, *part) for part in parts]:
-                    job.result()
-        return rows, distances, counts
-
-    def _masked(self, queries, k, list_size, threads, mask):
-        """Filter walks while they are cheaper than an exact scan of the matching rows.
-
-        To meet as many matches, the list grows by total / matches. If far fewer passed, the
-        mask excludes what is near to that query: its list grows further, and in the end its
-        matches are scanned.
-        """
-        mask = read_only(mask)
-        total, matches = len(mask), int(np.count_nonzero(mask))
-        rows = np.empty((len(queries), k), np.int64)
-        distances = np.empty((len(queries), k), np.float32)
-        counts = np.zeros((len(queries), 4), np.int64)
-        enough = max(min(k, matches), min(list_size, matches) // 2)
-        longer = math.ceil(list_size * total / max(1, matches))
-        pending = np.arange(len(queries))
-        while len(pending) and longer * COMPARISONS_PER_PLACE < matches:
-            some = self._walk(read_only(queries[pending]), k, longer, threads, mask, True)
-            rows[pending], distances[pending] = some[:2]
-            counts[pending] += some[2]
-            pending = pending[some[2][:, PASS] < enough]
-            longer *= LIST_GROWTH
-        if len(pending):
-            chosen = np.flatnonzero(mask)
-            some = self._nodes.scan(read_only(queries[pending]), k, chosen, threads)
-            rows[pending], distances[pending] = some
-            counts[pending, COMPARISONS] += matches
-        return _neighbors(rows, distances, counts)
+            mask = check_mask(mask, len(graph.nodes))
+        queries = graph.nodes.prepare(queries)
+        rows, distances, counts = graph.search(queries, k, list_size, threads, mask)
+        hops, comparisons, reads, _ = counts.T
+        return Neighbors(rows, distances, SearchStats(hops, comparisons, reads))
 
     def add(self, vectors):
-        """Not offered yet: build again with all vectors."""
-        raise NotSupported("VamanaIndex.add: build again with all vectors")
+        """Insert vectors (dim,) or (n, dim); return their row numbers, int64 (n,).
+
+        Searches may go on meanwhile, and meet the new rows or not. What is added one by one, or
+        by other threads, need not make the same graph.
+
+        Raises
+        ------
+        IndexNotBuilt, DimensionMismatch, InvalidArgument
+            The index is left as it was.
+        """
+        vectors = np.asarray(vectors)
+        vectors = as_vectors(
+            vectors[None] if vectors.ndim == 1 and vectors.size else vectors, self.dim
+        )
+        with self._changing:
+            graph = self._built(self._graph)
+            if not len(vectors):
+                return np.empty(0, np.int64)
+            if graph.live_count == 0:
+                return self._start_again(graph, vectors)
+            places, total = self._places(graph, len(vectors))
+            nodes = graph.nodes.put(places, vectors, total)
+            self._set(
+                insert(
+                    graph,
+                    self._rooms,
+                    places.astype(np.int32),
+                    nodes,
+                    build_list_size=self.build_list_size,
+                    alpha=self.alpha,
+                    threads=check_threads(self.threads),
+                )
+            )
+        return places
 
     def delete(self, rows):
-        """Not offered yet: search with a mask, or build again."""
-        raise NotSupported("VamanaIndex.delete: search with a mask, or build again")
+        """Forget rows: none of them is answered any more.
+
+        Edges still lead through them until :meth:`consolidate`.
+
+        Parameters
+        ----------
+        rows : int or array of integers without repeats
+
+        Raises
+        ------
+        IndexNotBuilt, InvalidArgument
+            One of them is not there (any more); the index is left as it was.
+        """
+        with self._changing:
+            graph = self._built(self._graph)
+            rows = _live_rows(rows, graph.live)
+            live = graph.live.copy()
+            live[rows] = False
+            self._rooms.live = Growing(live, owned=True)
+            self._set(
+                graph._replace(
+                    live=live,
+                    live_count=graph.live_count - len(rows),
+                    linked_dead=graph.linked_dead + len(rows),
+                )
+            )
 
     def consolidate(self):
-        """Not offered yet."""
-        raise NotSupported("VamanaIndex.consolidate: build again with the vectors to keep")
+        """Take deleted rows out of the graph and free their numbers for :meth:`add`; return self.
+
+        Searches may go on meanwhile, on the graph as it was.
+        """
+        with self._changing:
+            graph = self._built(self._graph)
+            if graph.linked_dead == 0:
+                return self
+            if graph.live_count and not graph.live[graph.entry]:
+                graph = graph._replace(entry=self._next_entry(graph))
+            if graph.live_count == 0:
+                graph = graph._replace(entry=NO_NODE, linked_dead=0)
+            else:
+                graph = mend(
+                    graph,
+                    self._rooms,
+                    build_list_size=self.build_list_size,
+                    alpha=self.alpha,
+                    threads=check_threads(self.threads),
+                )
+            self._set(graph)
+        return self
+
+    def _next_entry(self, graph):
+        """Return the live row nearest to the entry that was deleted."""
+        old = read_only(graph.nodes.vectors[graph.entry : graph.entry + 1, : self.dim])
+        size = max(SEARCH_LIST_SIZE, self.build_list_size)
+        rows, _, _ = graph.search(graph.nodes.prepare(old), 1, size, 1, None)
+        return int(rows[0, 0])
+
+    def _places(self, graph, count):
+        """Return the row numbers that new rows get, freed ones first, and how many there then are.
+
+        Rows that edges still lead through are not free.
+        """
+        free = np.empty(0, np.int64)
+        if graph.live_count + graph.linked_dead < len(graph.live):
+            free = self._free_rows(graph)[:count]
+        behind = np.arange(len(graph.live), len(graph.live) + count - len(free))
+        return np.concatenate([free, behind]), len(graph.live) + len(behind)
+
+    def _free_rows(self, graph):
+        dead = np.flatnonzero(~graph.live)
+        if graph.linked_dead == 0:
+            return dead
+        # Mended ones point to nobody; those deleted since still have their edges.
+        return dead[graph.neighbors[dead, 0] == NO_NODE]
+
+    def _start_again(self, graph, vectors):
+        """Build anew where nothing lives; the numbers of the dead are free."""
+        self.build(vectors)
+        return np.arange(len(vectors), dtype=np.int64)
 
     @property
     def total_rows(self):
         """Rows a mask has entries for."""
-        return 0 if self._nodes is None else len(self._nodes)
+        return 0 if self._graph is None else len(self._graph.nodes)
+
+    @property
+    def neighbors_(self):
+        """Links: int32 array of shape (n, max_degree), padded with -1; None before a build."""
+        return None if self._graph is None else self._graph.neighbors
+
+    @property
+    def entry_(self):
+        """Where walks start: the row nearest to the mean of what was built; -1 without rows."""
+        return NO_NODE if self._graph is None else self._graph.entry
 
     @property
     def memory_bytes(self):
         """Bytes of links and of what walks compare; with codes without the exact vectors."""
-        return 0 if self._nodes is None else self._nodes.memory_bytes + self.neighbors_.nbytes
+        if self._graph is None:
+            return 0
+        rooms = self._rooms
+        return self._graph.nodes.memory_bytes + rooms.neighbors.nbytes + rooms.live.nbytes
 
     def __len__(self):
-        return self.total_rows
+        return 0 if self._graph is None else self._graph.live_count
+
+    def __getstate__(self):
+        arrays = None if self._graph is None else self._arrays()
+        return {**self._parameters(), "threads": self.threads}, arrays
+
+    def __setstate__(self, state):
+        parameters, arrays = state
+        if arrays is not None:
+            made = self._restore(parameters, arrays, lambda *expected: None)
+        else:
+            parameters.pop("entry")
+            made = type(self)(**parameters)
+        vars(self).update(vars(made))
 
     @classmethod
     def _spares_vectors(cls, parameters):
         return parameters["quantizer"] is not None
 
     def _arrays(self):
-        return {**self._built(self._nodes).arrays(), "neighbors": self.neighbors_}
+        graph = self._built(self._graph)
+        arrays = {**graph.nodes.arrays(), "neighbors": graph.neighbors}
+        if graph.live_count < len(graph.live):
+            arrays["live"] = graph.live
+        return arrays
 
     def _parameters(self):
         return {
@@ -311,13 +397,30 @@ class VamanaIndex(Directory):
         edges_fit = n == 0 or (neighbors.min() >= NO_NODE and neighbors.max() < n)
         if not edges_fit or not (entry == NO_NODE if n == 0 else 0 <= entry < n):
             raise CorruptStore(f"entry {entry} or an edge points outside the {n} rows")
-        index._adopt(nodes, neighbors, entry)
+        live = None
+        if "live" in arrays:
+            check("live", np.bool_, (n,))
+            live = np.array(arrays["live"])
+        linked = 0 if live is None else int(np.count_nonzero(neighbors[~live, 0] != NO_NODE))
+        index._adopt(nodes, neighbors, entry, live, linked)
         return index
 
 
-def _neighbors(rows, distances, counts):
-    hops, comparisons, reads, _ = counts.T
-    return Neighbors(rows, distances, SearchStats(hops, comparisons, reads))
+def _live_rows(rows, live):
+    """Return row numbers as an int64 array; raise `InvalidArgument` unless all live, each once."""
+    array = np.atleast_1d(np.asarray(rows))
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InvalidArgument(
+            f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
+        )
+    array = array.astype(np.int64)
+    outside = array[(array < 0) | (array >= len(live))]
+    gone = outside if outside.size else array[~live[array]]
+    if gone.size:
+        raise InvalidArgument(f"row {gone[0]} is not there: expected the number of a live row")
+    if len(np.unique(array)) != len(array):
+        raise InvalidArgument("a row is named twice: expected row numbers without repeats")
+    return array
 
 
 def resolve_list_size(search_list_size, k):

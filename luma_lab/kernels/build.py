@@ -13,7 +13,7 @@ from luma_lab.kernels.int8 import load_float32
 from luma_lab.kernels.prune import robust_prune
 from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES
 from luma_lab.kernels.space import distance_to, stand_at
-from luma_lab.kernels.topk import pack_key, sort_keys
+from luma_lab.kernels.topk import key_row, pack_key, sort_keys
 
 
 @kernel
@@ -65,12 +65,13 @@ def find_central_code(codes):
 
 @kernel
 def choose_edges(
-    space, batch, start, stop, neighbors, entry, alpha, edges,
+    space, batch, start, stop, neighbors, entry, live, alpha, edges,
     keys, fresh, seen, epoch, prepared,
 ):  # fmt: skip
     """Search the frozen graph for batch[start:stop] and prune what the walks met into `edges`.
 
-    Several threads may do so at once: `neighbors` is only read.
+    Several threads may do so at once: `neighbors` is only read. Only nodes marked in `live` (n,)
+    are pointed to.
     edges (len(batch), max_degree) int32 receives the out-edges, padded with NO_NODE.
     keys (build_list_size,) and fresh (degree,) are scratch.
     """
@@ -87,8 +88,13 @@ def choose_edges(
                 break
             expanded = np.empty(2 * hops, np.int64)
             work = np.empty((2, 2 * hops), np.float32)
-        sort_keys(expanded, hops)
-        count = robust_prune(space, node, expanded, hops, alpha, work, prepared, edges[i])
+        size = 0
+        for j in range(hops):
+            if live[key_row(expanded[j])]:
+                expanded[size] = expanded[j]
+                size += 1
+        sort_keys(expanded, size)
+        count = robust_prune(space, node, expanded, size, alpha, work, prepared, edges[i])
         for j in range(count, edges.shape[1]):
             edges[i, j] = NO_NODE
 
@@ -103,50 +109,57 @@ def write_edges(batch, edges, neighbors):
 
 
 @kernel
-def group_by_target(batch, edges, offsets, targets, sources):
+def group_by_target(batch, edges, places, targets, starts, sources):
     """Sort the edges of a batch by target: a counting sort that keeps the batch's order.
 
     Parameters
     ----------
-    offsets : int64 array of shape (n + 1,), output
-        sources[offsets[t]:offsets[t + 1]] are the nodes that point to t.
+    places : int32 array of shape (n,), all zero
+        Scratch, zero again in the end: the work is that of the batch, not of the graph.
     targets : int32 array, output
-        The nodes that are pointed to, ascending.
+        The nodes that are pointed to, in the order they were met.
+    starts : int64 array, at least one longer than there are targets, output
+        sources[starts[t]:starts[t + 1]] are the nodes that point to targets[t].
     sources : int32 array, at least ``edges.size`` long, output
 
     Returns
     -------
     target_count : int
     """
-    for node in range(offsets.shape[0]):
-        offsets[node] = 0
-    for i in range(batch.shape[0]):
-        for j in range(edges.shape[1]):
-            if edges[i, j] == NO_NODE:
-                break
-            offsets[edges[i, j] + 1] += 1
     count = 0
-    for node in range(offsets.shape[0] - 1):
-        if offsets[node + 1] > 0:
-            targets[count] = node
-            count += 1
-        offsets[node + 1] += offsets[node]
     for i in range(batch.shape[0]):
         for j in range(edges.shape[1]):
-            if edges[i, j] == NO_NODE:
+            target = edges[i, j]
+            if target == NO_NODE:
                 break
-            sources[offsets[edges[i, j]]] = batch[i]
-            offsets[edges[i, j]] += 1
-    # Each offset now stands at its end, which is the next one's start.
-    for node in range(offsets.shape[0] - 1, 0, -1):
-        offsets[node] = offsets[node - 1]
-    offsets[0] = 0
+            if places[target] == 0:
+                targets[count] = target
+                starts[count + 1] = 0
+                count += 1
+                places[target] = count
+            starts[places[target]] += 1
+    starts[0] = 0
+    for t in range(count):
+        starts[t + 1] += starts[t]
+    for i in range(batch.shape[0]):
+        for j in range(edges.shape[1]):
+            target = edges[i, j]
+            if target == NO_NODE:
+                break
+            t = places[target] - 1
+            sources[starts[t]] = batch[i]
+            starts[t] += 1
+    # Each start now stands at its end, which is the next one's start.
+    for t in range(count, 0, -1):
+        starts[t] = starts[t - 1]
+        places[targets[t - 1]] = 0
+    starts[0] = 0
     return count
 
 
 @kernel
 def merge_back_edges(
-    space, targets, start, stop, offsets, sources, neighbors, alpha, max_degree, prepared
+    space, targets, start, stop, starts, sources, neighbors, alpha, max_degree, prepared
 ):
     """Point targets[start:stop] back to their sources, which are new: none has such an edge yet.
 
@@ -162,10 +175,10 @@ def merge_back_edges(
         degree = 0
         while degree < width and neighbors[target, degree] != NO_NODE:
             degree += 1
-        first = offsets[target]
-        last = offsets[target + 1]
-        first = offsets[target]
-        last = offsets[target + 1]
+        first = starts[t]
+        last = starts[t + 1]
+        first = starts[t]
+        last = starts[t + 1]
         size = degree + last - first
         if size <= width:
             for s in range(first, last):

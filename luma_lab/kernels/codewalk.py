@@ -116,7 +116,7 @@ def search_codes(
         passed = 0
         for j in range(size):
             row = key_row(keys[j])
-            if use_mask and not mask[row]:
+            if use_mask and not (row < mask.shape[0] and mask[row]):
                 continue
             best[passed] = keys[j]
             if passed < RERANK_AHEAD:

@@ -153,7 +153,8 @@ def search_batch(
         found = 0
         for j in range(size):
             row = key_row(keys[j])
-            if use_mask and not mask[row]:
+            # A row that came while the search began has no place in its mask yet.
+            if use_mask and not (row < mask.shape[0] and mask[row]):
                 continue
             if found < rows.shape[1]:
                 distance = key_distance(keys[j])

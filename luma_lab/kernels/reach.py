@@ -59,8 +59,8 @@ def give_edge(space, node, target, neighbors, parents, prepared):
 
 
 @kernel
-def attach_unreached(space, near, neighbors, entry, keys, fresh, seen, epoch, prepared):
-    """Give every node that no path from `entry` reaches an edge from a near reached node.
+def attach_unreached(space, near, neighbors, entry, live, keys, fresh, seen, epoch, prepared):
+    """Give every `live` node that no path from `entry` reaches an edge from a near reached node.
 
     `near` is the space with the metric L2: by inner product the long vectors would have to give
     up their edges for the many short ones.
@@ -74,7 +74,8 @@ def attach_unreached(space, near, neighbors, entry, keys, fresh, seen, epoch, pr
     n = neighbors.shape[0]
     parents = np.empty(n, np.int32)
     for node in range(n):
-        parents[node] = UNREACHED
+        # The dead are nobody's: as if reached, but never gone on from.
+        parents[node] = UNREACHED if live[node] else node
     queue = np.empty(n, np.int32)
     no_record = np.empty(0, np.int64)
     parents[entry] = entry

@@ -8,6 +8,7 @@ from luma_lab.kernels import (
     codewalk,
     distance,
     graph,
+    mend,
     quantize,
     reach,
     scan,
@@ -65,22 +66,25 @@ def _warm_graph(space):
     neighbors = np.full((WARM_ROWS, WARM_DEGREE), graph.NO_NODE, np.int32)
     batch = np.arange(1, WARM_ROWS, dtype=np.int32)
     edges = np.empty((len(batch), WARM_DEGREE), np.int32)
-    offsets = np.empty(WARM_ROWS + 1, np.int64)
+    places, starts = np.zeros(WARM_ROWS, np.int32), np.empty(WARM_ROWS + 1, np.int64)
     targets, sources = np.empty(WARM_ROWS, np.int32), np.empty(edges.size, np.int32)
-    alpha = np.float32(1.2)
+    alpha, live = np.float32(1.2), np.ones(WARM_ROWS, bool)
     build.choose_edges(
-        space, batch, 0, len(batch), read_only(neighbors), 0, alpha, edges,
+        space, batch, 0, len(batch), read_only(neighbors), 0, live, alpha, edges,
         keys, fresh, seen, epoch, prepared,
     )  # fmt: skip
     build.write_edges(batch, edges, neighbors)
-    count = int(build.group_by_target(batch, edges, offsets, targets, sources))
+    count = int(build.group_by_target(batch, edges, places, targets, starts, sources))
     build.merge_back_edges(
-        space, targets, 0, count, offsets, sources, neighbors, alpha, WARM_DEGREE, prepared
+        space, targets, 0, count, starts, sources, neighbors, alpha, WARM_DEGREE, prepared
     )
     trimmed = np.empty_like(neighbors)
     build.trim(space, 0, WARM_ROWS, neighbors, alpha, trimmed, prepared)
-    reach.attach_unreached(space, space, trimmed, 0, keys, fresh, seen, epoch, prepared)
-    return space, read_only(trimmed), prepared, keys, fresh, seen, epoch
+    reach.attach_unreached(space, space, trimmed, 0, live, keys, fresh, seen, epoch, prepared)
+    trimmed = read_only(trimmed)
+    mend.mend_edges(space, 0, WARM_ROWS, trimmed, live, alpha, WARM_ROWS, neighbors, prepared)
+    mend.link_back(batch, edges, neighbors)
+    return space, trimmed, prepared, keys, fresh, seen, epoch
 
 
 def _warm_codes(vectors, mean, codes, no_rows, rows, distances):

@@ -327,16 +327,6 @@ class IndexContract:
             fresh.search(np.ones(8))
         self.make(8, "l2").build(clustered(10, 8), progress=True)
 
-    def test_what_is_not_offered_yet_says_so(self):
-        index = self.make(4, "l2").build(clustered(10, 4))
-        for use in (
-            lambda: index.add(np.ones((1, 4))),
-            lambda: index.delete([0]),
-            index.consolidate,
-        ):
-            with pytest.raises(errors.NotSupported, match=type(index).__name__):
-                use()
-
     @every_metric
     @settings(max_examples=60)
     @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), k=st.integers(1, 60))

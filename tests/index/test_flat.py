@@ -16,6 +16,16 @@ class TestFlatIndex(IndexContract):
     def make(self, dim, metric="cosine", **parameters):
         return FlatIndex(dim, metric, **parameters)
 
+    def test_what_is_not_offered_yet_says_so(self):
+        index = self.make(4, "l2").build(clustered(10, 4))
+        for use in (
+            lambda: index.add(np.ones((1, 4))),
+            lambda: index.delete([0]),
+            index.consolidate,
+        ):
+            with pytest.raises(errors.NotSupported, match=type(index).__name__):
+                use()
+
     @every_metric
     def test_rows_and_distances_equal_those_of_faiss(self, metric):
         faiss = pytest.importorskip("faiss")

@@ -1,0 +1,117 @@
+"""A graph that is searched while it changes: what one search sees of an index."""
+
+import itertools
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from luma_lab.index.rows import read_only
+from luma_lab.index.scratch import ScratchPool
+from luma_lab.kernels.graph import COMPARISONS, PASS
+
+# A walk computes about this many distances per place of its list, at the default degree.
+COMPARISONS_PER_PLACE = 24
+LIST_GROWTH = 4
+NO_MASK = read_only(np.empty(0, np.bool_))
+
+
+class Graph(NamedTuple):
+    """Nodes and links at one moment. Changes make a new one and leave this one searchable.
+
+    Attributes
+    ----------
+    nodes : luma_lab.index.nodes.FloatNodes or CodedNodes
+    neighbors : int32 array of shape (n, degree)
+    entry : int
+        -1 without live nodes.
+    live : bool array of shape (n,)
+        Deleted nodes are False.
+    live_count : int
+    linked_dead : int
+        Deleted nodes that edges still lead through.
+    scratches : ScratchPool
+    """
+
+    nodes: Any
+    neighbors: np.ndarray
+    entry: int
+    live: np.ndarray
+    live_count: int
+    linked_dead: int
+    scratches: ScratchPool
+
+    def search(self, queries, k, list_size, threads, mask):
+        """Answer prepared queries; return rows, distances and counts (n_queries, 4).
+
+        Parameters
+        ----------
+        mask : bool array of shape (n,) or None
+            Rows that may be answered; deleted ones never are.
+        """
+        if mask is None:
+            if self.linked_dead == 0:
+                return self._walk(queries, k, list_size, threads, NO_MASK, False)
+            return self._masked(queries, k, list_size, threads, self.live, self.live_count)
+        if self.live_count < len(self.live):
+            mask = mask & self.live
+        return self._masked(queries, k, list_size, threads, mask, int(np.count_nonzero(mask)))
+
+    def _walk(self, queries, k, list_size, threads, mask, use_mask):
+        count = len(queries)
+        rows = np.empty((count, k), np.int64)
+        distances = np.empty((count, k), np.float32)
+        counts = np.zeros((count, 4), np.int64)
+        if self.entry < 0:
+            rows.fill(-1)
+            distances.fill(np.inf)
+            return rows, distances, counts
+        list_size = min(list_size, len(self.nodes))
+
+        def run(queries, *answer):
+            scratch = self.scratches.take()
+            self.nodes.walk(
+                queries, self.neighbors, self.entry, mask, use_mask, list_size, scratch, answer
+            )
+            self.scratches.give(scratch)
+
+        work = queries, rows, distances, counts
+        if threads == 1 or count < 2:
+            run(*work)
+        else:
+            threads = min(threads, count)
+            cuts = [count * i // threads for i in range(threads + 1)]
+            parts = [[array[a:b] for array in work] for a, b in itertools.pairwise(cuts)]
+            with ThreadPoolExecutor(threads) as pool:
+                for job in [pool.submit(run, *part) for part in parts]:
+                    job.result()
+        return rows, distances, counts
+
+    def _masked(self, queries, k, list_size, threads, mask, matches):
+        """Filter walks while they are cheaper than an exact scan of the matching rows.
+
+        To meet as many matches, the list grows by total / matches. If far fewer passed, the
+        mask excludes what is near to that query: its list grows further, and in the end its
+        matches are scanned.
+        """
+        mask = read_only(mask)
+        linked = self.live_count + self.linked_dead
+        rows = np.empty((len(queries), k), np.int64)
+        distances = np.empty((len(queries), k), np.float32)
+        counts = np.zeros((len(queries), 4), np.int64)
+        enough = max(min(k, matches), min(list_size, matches) // 2)
+        longer = math.ceil(list_size * linked / max(1, matches))
+        pending = np.arange(len(queries))
+        while len(pending) and longer * COMPARISONS_PER_PLACE < matches:
+            some = self._walk(read_only(queries[pending]), k, longer, threads, mask, True)
+            rows[pending], distances[pending] = some[:2]
+            counts[pending] += some[2]
+            pending = pending[some[2][:, PASS] < enough]
+            longer *= LIST_GROWTH
+        if len(pending):
+            chosen = np.flatnonzero(mask)
+            some = self.nodes.scan(read_only(queries[pending]), k, chosen, threads)
+            rows[pending], distances[pending] = some
+            counts[pending, COMPARISONS] += matches
+        return rows, distances, counts

@@ -1,0 +1,97 @@
+"""Mend kernels: close the gaps that deleted nodes leave in a graph (FreshDiskANN, algorithm 4)."""
+
+import numpy as np
+
+from luma_lab.kernels.build import copy_edges
+from luma_lab.kernels.compile import kernel
+from luma_lab.kernels.graph import NO_NODE
+from luma_lab.kernels.prune import robust_prune
+from luma_lab.kernels.space import distance_to, stand_at
+from luma_lab.kernels.topk import pack_key, sort_keys
+
+
+@kernel
+def mend_edges(space, start, stop, neighbors, live, alpha, most, mended, prepared):
+    """Write the edges of nodes start:stop, without the dead ones, into `mended`.
+
+    A node that points to a dead one gets that one's live neighbours as candidates; the nearest
+    `most` of all candidates are pruned. The dead point to nobody.
+
+    Parameters
+    ----------
+    neighbors : int32 array of shape (n, degree)
+        Only read.
+    live : bool array of shape (n,)
+    mended : int32 array of shape (n, degree)
+        Output.
+    """
+    degree = neighbors.shape[1]
+    keys = np.empty(degree * (degree + 1), np.int64)
+    work = np.empty((2, max(most, degree)), np.float32)
+    for node in range(start, stop):
+        row = mended[node]
+        hurt = False
+        used = 0
+        if live[node]:
+            while used < degree and neighbors[node, used] != NO_NODE:
+                hurt = hurt or not live[neighbors[node, used]]
+                used += 1
+        if not hurt:
+            copy_edges(neighbors[node], used, row)
+            continue
+        size = 0
+        probe = stand_at(space, node, prepared)
+        for i in range(used):
+            other = np.int64(neighbors[node, i])
+            if live[other]:
+                keys[size] = pack_key(distance_to(space, probe, other), other)
+                size += 1
+                continue
+            for j in range(degree):
+                beyond = np.int64(neighbors[other, j])
+                if beyond == NO_NODE:
+                    break
+                if live[beyond] and beyond != node:
+                    keys[size] = pack_key(distance_to(space, probe, beyond), beyond)
+                    size += 1
+        sort_keys(keys, size)
+        different = 0
+        for i in range(size):
+            if different == 0 or keys[i] != keys[different - 1]:
+                keys[different] = keys[i]
+                different += 1
+        count = robust_prune(space, node, keys, min(different, most), alpha, work, prepared, row)
+        for j in range(count, degree):
+            row[j] = NO_NODE
+
+
+@kernel
+def link_back(batch, edges, neighbors):
+    """Make sure that each node of a batch is pointed to by its nearest neighbour at least.
+
+    Where all it points to pruned it away again, the nearest of them gives up its last edge, the
+    farthest or the least needed. Returns how many had to.
+    """
+    degree = neighbors.shape[1]
+    forced = 0
+    for i in range(batch.shape[0]):
+        node = batch[i]
+        found = edges[i, 0] == NO_NODE
+        for j in range(edges.shape[1]):
+            other = edges[i, j]
+            if other == NO_NODE or found:
+                break
+            for m in range(degree):
+                if neighbors[other, m] == node:
+                    found = True
+                    break
+        if not found:
+            nearest = edges[i, 0]
+            place = degree - 1
+            for m in range(degree):
+                if neighbors[nearest, m] == NO_NODE:
+                    place = m
+                    break
+            neighbors[nearest, place] = node
+            forced += 1
+    return forced
