@@ -130,6 +130,7 @@ RESULTS = """
 import hashlib
 import numba
 import numpy as np
+from luma_lab.index.pq import PQQuantizer
 from luma_lab.index.quantizer import Q4Quantizer, Q8Quantizer
 from luma_lab.kernels.int8 import dot_u8s8, dot_u8u4
 
@@ -145,9 +146,11 @@ for pairs in (1, 2, 3, 7, 32):
     codes = rng.choice([0, 1, 127, 128, 255], 128 * pairs).astype(np.uint8)
     digest.update(repr([int(total) for total in both(query, codes)]).encode())
 vectors = rng.integers(-9, 10, size=(40, 70))
-for quantizer in (Q8Quantizer(70, "l2"), Q8Quantizer(70, "dot"), Q4Quantizer(70, "l2")):
-    codes = quantizer.fit(vectors).encode(vectors)
-    digest.update(codes.tobytes() + quantizer.distances(vectors[:9], codes).tobytes())
+made = [Q8Quantizer(70, "l2"), Q8Quantizer(70, "dot"), Q4Quantizer(70, "l2")]
+for quantizer in (*made, PQQuantizer(3, "l2"), PQQuantizer(3, "dot")):
+    these = vectors[:, : quantizer.dim]
+    codes = quantizer.fit(these[:12]).encode(these[:12])
+    digest.update(codes.tobytes() + quantizer.distances(these[:5], codes).tobytes())
 print(digest.hexdigest())
 """
 
