@@ -34,6 +34,9 @@ from luma_lab.kernels.quantize import (
 )
 
 NO_ROWS = read_only(np.empty(0, np.int64))
+# Not whole cache lines: rows touch as many lines of 64 bytes either way, and loads that straddle
+# two lines cost less than the bytes saved.
+ROW_ALIGNMENT = 16
 # Rows a thread takes at a time: their copy, scaled to length one, stays small.
 SHARE_ROWS = 4096
 
@@ -239,8 +242,7 @@ class Quantizer(Directory):
 class ScalarQuantizer(Quantizer):
     """Ancestor of quantizers that keep each component as an integer on a grid of its row.
 
-    A class names, beside its `KIND` and `CODE`, how many `COMPONENTS` 64 bytes of code hold and
-    the `ALIGNMENT` in bytes of its rows.
+    A class names, beside its `KIND` and `CODE`, how many `COMPONENTS` 64 bytes of code hold.
 
     Parameters
     ----------
@@ -259,7 +261,6 @@ class ScalarQuantizer(Quantizer):
     """
 
     COMPONENTS = 0
-    ALIGNMENT = 0
 
     def __init__(self, dim, metric="cosine"):
         super().__init__(dim, metric)
@@ -267,7 +268,7 @@ class ScalarQuantizer(Quantizer):
         blocks, rest = divmod(self.dim, self.COMPONENTS)
         self.code_bytes = (blocks + (rest > 0)) * BLOCK_BYTES
         used = blocks * BLOCK_BYTES + min(rest, BLOCK_BYTES) + ROW_CONSTANT_BYTES
-        self.row_bytes = _round_up(max(used, self.code_bytes), self.ALIGNMENT)
+        self.row_bytes = _round_up(max(used, self.code_bytes), ROW_ALIGNMENT)
         self.constants_at = self.code_bytes // BLOCK_BYTES * self.COMPONENTS
         self.query_bytes = _round_up(self.constants_at + 4 * QUERY_CONSTANTS, BLOCK_BYTES)
 
@@ -303,8 +304,8 @@ class Q8Quantizer(ScalarQuantizer):
 
     After the mean is taken off, a row's components are kept as ``scale * code + offset`` with
     int8 codes. Queries become bytes too, so that a distance is one integer dot product and a
-    few multiply-adds (derived in `kernels.quantize`). Rows are whole cache lines: the codes,
-    zeros, and the row's constants in the last 16 bytes.
+    few multiply-adds (derived in `kernels.quantize`). A row is its codes, zeros up to a multiple
+    of 64 bytes, and the row's constants: 16 bytes, in place of those zeros where they fit.
 
     Parameters are those of `ScalarQuantizer`.
 
@@ -326,14 +327,12 @@ class Q8Quantizer(ScalarQuantizer):
     KIND = "q8"
     CODE = Q8
     COMPONENTS = 64
-    ALIGNMENT = 64
 
 
 class Q4Quantizer(ScalarQuantizer):
     """Half a byte a component on a grid of each row's own, like LVQ-4.
 
-    As `Q8Quantizer`, with 16 levels placed by least squares. Two components share a byte, and
-    rows are multiples of 16 bytes.
+    As `Q8Quantizer`, with 16 levels placed by least squares and two components a byte.
 
     Parameters are those of `ScalarQuantizer`.
     """
@@ -341,7 +340,6 @@ class Q4Quantizer(ScalarQuantizer):
     KIND = "q4"
     CODE = Q4
     COMPONENTS = 128
-    ALIGNMENT = 16
 
 
 def _round_up(value, unit):

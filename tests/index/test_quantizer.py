@@ -1,6 +1,10 @@
 """What every quantizer promises: codes, distances to them, and bytes that never surprise."""
 
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import luma_lab
 from luma_lab import errors
 from luma_lab.index.flat import exact_search
 from luma_lab.index.pq import PQQuantizer
@@ -51,8 +56,8 @@ def test_codes_are_read_only_rows_of_the_promised_bytes_at_a_cache_line(kind, di
 def test_rows_take_the_bytes_their_docstrings_say():
     sizes = {dim: [kind(dim).row_bytes for kind in KINDS] for dim in (1, 48, 49, 64, 128, 384)}
     assert sizes == {
-        1: [64, 64, 1], 48: [64, 64, 6], 49: [128, 80, 7], 64: [128, 80, 8],
-        128: [192, 80, 16], 384: [448, 208, 48],
+        1: [64, 64, 1], 48: [64, 64, 6], 49: [80, 80, 7], 64: [80, 80, 8],
+        128: [144, 80, 16], 384: [400, 208, 48],
     }  # fmt: skip
 
 
@@ -92,6 +97,39 @@ def test_distances_are_those_of_the_decoded_rows_when_queries_lose_nothing(kind,
     assert found.shape == (6, 40) and found.dtype == np.float32
     scale = np.linalg.norm(queries, axis=1).max() ** 2 + np.linalg.norm(vectors, axis=1).max() ** 2
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * scale)
+
+
+def documented_distances(quantizer, prepared, codes):
+    """Compute distances from the bytes by the formula of `kernels.quantize`, in float64."""
+    unsigned = prepared[:, : quantizer.constants_at].astype(np.int64)
+    if quantizer.KIND == "q8":
+        components = codes[:, : quantizer.code_bytes].view(np.int8).astype(np.int64)
+    else:
+        blocks = codes[:, : quantizer.code_bytes].reshape(len(codes), -1, 64)
+        halves = np.concatenate([blocks & 15, blocks >> 4], axis=2)
+        components = halves.reshape(len(codes), -1).astype(np.int64)
+    constants = np.ascontiguousarray(codes[:, -16:])
+    scale, offset, norm = constants.view(np.float32)[:, :3].astype(np.float64).T
+    centred = constants.view(np.int32)[:, 3].astype(np.int64)
+    at = quantizer.constants_at
+    of_query = np.ascontiguousarray(prepared[:, at : at + 20]).view(np.float32)
+    base, weight, slope, lift, total = of_query.astype(np.float64)[:, :, None].swapaxes(0, 1)
+    inner = slope * (unsigned @ components.T - centred) + lift * centred
+    return base + weight * norm + scale * inner + offset * total
+
+
+@scalar_kinds
+@every_metric
+@given(st.one_of(st.integers(1, 300), st.integers(300, 4096)), st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_distances_are_those_of_the_documented_bytes(kind, metric, dim, seed):
+    vectors, queries = clustered(7, dim, seed), clustered(3, dim, seed + 1)
+    quantizer = kind(dim, metric).fit(vectors)
+    codes = quantizer.encode(vectors)
+    expected = documented_distances(quantizer, quantizer.prepare(queries), codes)
+    found = quantizer.distances(queries, codes)
+    reach = [np.linalg.norm(as_measured(v, metric), axis=1).max() for v in (vectors, queries)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6 * sum(reach) ** 2)
 
 
 @every_kind
@@ -406,3 +444,48 @@ def test_duplicates_and_fewer_rows_than_centroids_are_learned():
     quantizer = PQQuantizer(8, "l2", parts=3).fit(vectors)
     np.testing.assert_allclose(quantizer.decode(quantizer.encode(vectors)), vectors, rtol=2e-6)
     assert quantizer.centroids_.shape == (3, 3, 256)
+
+
+NO_TRESPASS = """
+import ctypes
+import mmap
+import numpy as np
+from luma_lab.index.pq import PQQuantizer
+from luma_lab.index.quantizer import Q4Quantizer, Q8Quantizer
+
+page = mmap.PAGESIZE
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+
+
+def at_the_edge(array):
+    whole = -(-array.nbytes // page) * page
+    room = np.frombuffer(mmap.mmap(-1, whole + page), np.uint8)
+    assert libc.mprotect(room.ctypes.data + whole, page, 0) == 0
+    placed = room[whole - array.nbytes : whole].reshape(array.shape)
+    placed[:] = array
+    return placed
+
+
+for dim in (1, 48, 64, 100, 128, 200, 384):
+    vectors = np.random.default_rng(dim).normal(size=(5, dim))
+    for kind in (Q8Quantizer, Q4Quantizer, PQQuantizer):
+        quantizer = kind(dim, "l2").fit(vectors)
+        codes = quantizer.encode(vectors)
+        expected = quantizer.distances(vectors, codes)
+        prepared = at_the_edge(quantizer.prepare(vectors))
+        prepared.flags.writeable = False
+        quantizer.prepare = lambda queries: prepared
+        assert (quantizer.distances(vectors, at_the_edge(codes)) == expected).all()
+        quantizer.scan(vectors, at_the_edge(codes), 3, rows=np.arange(5))
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect's numbers are those of Linux")
+def test_distances_read_no_byte_behind_the_last_row_or_query():
+    environment = {**os.environ, "PYTHONPATH": str(Path(luma_lab.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TRESPASS], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
