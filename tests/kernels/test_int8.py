@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from numba.core import config
 
 import luma_lab
 from luma_lab.kernels import int8
@@ -20,10 +21,11 @@ from luma_lab.kernels.int8 import BLOCK_BYTES, BYTE, WORD, choose_instruction, m
 from luma_lab.kernels.simd import Target, features_of
 
 HAS = features_of(TARGET)
-CHOICES = {"portable": (int8.PORTABLE, 256, BYTE)}
+# Plain Python has one way only.
+CHOICES = {} if config.DISABLE_JIT else {"portable": (int8.PORTABLE, 256, BYTE)}
 for bits, needs in ((256, {"avx512vnni", "avx512vl"}), (512, {"avx512vnni", "avx512bw"})):
     for element in (BYTE, WORD):
-        if needs <= HAS and int8._accepts(bits, element):
+        if CHOICES and needs <= HAS and int8._accepts(bits, element):
             CHOICES[f"vpdpbusd {bits} {element}"] = ("vpdpbusd", bits, element)
 PARENT = Path(luma_lab.__file__).parents[1]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("LUMA_SIMD", "NUMBA_"))}
