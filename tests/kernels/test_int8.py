@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from llvmlite import ir
 from numba.core import config
 
 import luma_lab
@@ -126,6 +127,44 @@ def test_operands_llvm_does_not_take_are_noticed(monkeypatch):
     assert any(int8._accepts(512, element) for element in (BYTE, WORD))
     monkeypatch.setattr(int8, "VNNI", int8.VNNI.format(bits=512))
     assert not int8._accepts(256, BYTE)
+
+
+def assembly_elsewhere(choice, packed, triple, cpu, features):
+    """Return the assembly of a dot product for a processor that need not be here."""
+    module = ir.Module()
+    address = ir.IntType(64)
+    function = ir.Function(module, ir.FunctionType(WORD, [address] * 3), "dot")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(int8._emit(builder, int8._Machine(*choice), packed, *function.args))
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    try:
+        target = llvm.Target.from_triple(triple)
+    except RuntimeError:
+        pytest.skip(f"this LLVM has no code generator for {triple}")
+    parsed = llvm.parse_assembly(f'target triple = "{triple}"\n{module}')
+    parsed.verify()
+    return target.create_target_machine(cpu, features, opt=3).emit_assembly(parsed)
+
+
+# Products with 4-bit codes fit 16 bits, so multiplications that give no more do as well.
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("triple", "cpu", "features", "wanted"),
+    [
+        ("x86_64-unknown-linux-gnu", "sapphirerapids", "+avx512vnni,+avx512bw", r"dpbusd.*%zmm"),
+        ("x86_64-unknown-linux-gnu", "x86-64-v3", "+avxvnni", r"\{vex\}\s+vpdpbusd.*%ymm"),
+        ("x86_64-unknown-linux-gnu", "x86-64-v3", "", r"vpmaddwd.*%ymm"),
+        ("x86_64-unknown-linux-gnu", "x86-64", "", r"\b(pmaddwd|pmullw).*%xmm"),
+        ("aarch64-unknown-linux-gnu", "neoverse-n1", "", r"(smlal|umull)\s+v\d+"),
+    ],
+)
+def test_processors_that_are_not_here_get_their_instruction(
+    packed, triple, cpu, features, wanted
+):  # fmt: skip
+    choice = choose_instruction(Target("native", cpu, features))
+    text = assembly_elsewhere(choice, packed, triple, cpu, features)
+    assert re.search(wanted, text), text
 
 
 RESULTS = """
