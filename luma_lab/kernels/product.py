@@ -15,11 +15,13 @@ import numpy as np
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.distance import COSINE, L2, ONE, ZERO
 from luma_lab.kernels.int8 import load_byte, load_float32, load_uint16
+from luma_lab.kernels.quantize import HALF, extent
 
 CENTROIDS = 256
 TABLE_BYTES = 2 * CENTROIDS
 CONSTANT_BYTES = 8
-LARGEST_ENTRY = 65535.0
+LARGEST_ENTRY = np.float32(65535.0)
+FLAT = np.float32(1e-33)  # distances closer than that count as one: their inverse would overflow
 SPLIT = np.float32(1.0 / 1024)
 NONE_LEAST = np.int32(0x7FFFFFFF)
 
@@ -151,20 +153,19 @@ def prepare_tables(queries, bounds, centroids, metric, prepared):
                 else:
                     for c in range(CENTROIDS):
                         table[c] -= value * column[c]
-            low, high = table[0], table[0]
-            for c in range(1, CENTROIDS):
-                low = table[c] if table[c] < low else low
-                high = table[c] if table[c] > high else high
+            low, high = extent(table)
             least[part] = low
             base += np.float64(low)
             widest = max(widest, high - low)
-        scale = np.float32(np.float64(widest) / LARGEST_ENTRY)
-        inverse = LARGEST_ENTRY / np.float64(widest) if widest > ZERO else 0.0
+        scale, inverse = ZERO, ZERO
+        if widest > FLAT:
+            scale = widest / LARGEST_ENTRY
+            inverse = LARGEST_ENTRY / widest
         tables = prepared[i, : parts * TABLE_BYTES].view(np.uint16)
         for part in range(parts):
             for c in range(CENTROIDS):
-                above = np.float64(distances[part, c] - least[part])
-                place = min(above * inverse + 0.5, LARGEST_ENTRY)
+                place = (distances[part, c] - least[part]) * inverse + HALF
+                place = place if place < LARGEST_ENTRY else LARGEST_ENTRY
                 tables[part * CENTROIDS + c] = np.uint16(np.int32(place))
         constants = prepared[i, parts * TABLE_BYTES :].view(np.float32)
         constants[0] = np.float32(base)
