@@ -192,6 +192,10 @@ for quantizer in (*made, PQQuantizer(3, "l2"), PQQuantizer(3, "dot")):
     these = vectors[:, : quantizer.dim]
     codes = quantizer.fit(these[:12]).encode(these[:12])
     digest.update(codes.tobytes() + quantizer.distances(these[:5], codes).tobytes())
+for quantizer in (Q8Quantizer(6, "l2"), Q4Quantizer(6, "l2")):
+    flat = np.full((2, 6), 3.0)  # spans nothing
+    codes = quantizer.fit(np.zeros((1, 6))).encode(flat)
+    digest.update(codes.tobytes() + quantizer.prepare(flat).tobytes())
 print(digest.hexdigest())
 """
 
