@@ -10,10 +10,12 @@ queries    uint8 (n_queries, query_bytes); for each part a uint16 table of CENTR
            an integer sum, so that its order does not matter
 """
 
+import math
+
 import numpy as np
 
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.distance import COSINE, L2, ONE, ZERO
+from luma_lab.kernels.distance import COSINE, L2, ZERO
 from luma_lab.kernels.int8 import load_byte, load_float32, load_uint16
 from luma_lab.kernels.quantize import HALF, extent
 
@@ -22,7 +24,6 @@ TABLE_BYTES = 2 * CENTROIDS
 CONSTANT_BYTES = 8
 LARGEST_ENTRY = np.float32(65535.0)
 FLAT = np.float32(1e-33)  # distances closer than that count as one: their inverse would overflow
-SPLIT = np.float32(1.0 / 1024)
 NONE_LEAST = np.int32(0x7FFFFFFF)
 
 
@@ -66,8 +67,8 @@ def nearest_centroid(row, start, stop, centroids, distances):
 def fit_part(rows, start, stop, rounds, centroids):
     """Improve the centroids of components start:stop by `rounds` of Lloyd's k-means.
 
-    Empty centroids take half of the fullest one. Single-threaded and in order, so that the
-    outcome is determined.
+    A centroid without rows takes half of the one whose rows lie furthest from it, all in all.
+    Single-threaded and in order, so that the outcome is determined.
 
     Parameters
     ----------
@@ -79,30 +80,35 @@ def fit_part(rows, start, stop, rounds, centroids):
     distances = np.empty(CENTROIDS, np.float32)
     sums = np.empty((CENTROIDS, width), np.float64)
     counts = np.empty(CENTROIDS, np.int64)
-    for _ in range(rounds):
+    errors = np.empty(CENTROIDS, np.float64)
+    for done in range(rounds):
         sums[:] = 0.0
         counts[:] = 0
+        errors[:] = 0.0
         for i in range(rows.shape[0]):
             nearest = nearest_centroid(rows[i], start, stop, centroids, distances)
             counts[nearest] += 1
+            errors[nearest] += np.float64(distances[nearest])
             for j in range(width):
                 sums[nearest, j] += np.float64(rows[i, start + j])
         for c in range(CENTROIDS):
             if counts[c] > 0:
                 for j in range(width):
                     centroids[j, c] = np.float32(sums[c, j] / counts[c])
+        if done + 1 == rounds:
+            break  # what is moved now would find no mean any more
         for c in range(CENTROIDS):
-            if counts[c] > 0:
+            worst = np.argmax(errors)
+            if counts[c] > 0 or errors[worst] == 0.0:
                 continue
-            fullest = np.argmax(counts)
-            if counts[fullest] < 2:
-                continue
+            apart = np.float32(math.sqrt(errors[worst] / counts[worst] / width) / 2.0)
             for j in range(width):
-                centre = centroids[j, fullest]
-                centroids[j, c] = centre * (ONE + SPLIT)
-                centroids[j, fullest] = centre * (ONE - SPLIT)
-            counts[c] = counts[fullest] // 2
-            counts[fullest] -= counts[c]
+                centre = centroids[j, worst]
+                centroids[j, c] = centre + apart
+                centroids[j, worst] = centre - apart
+            counts[c] = counts[worst]
+            errors[worst] /= 4.0
+            errors[c] = errors[worst]
 
 
 @kernel

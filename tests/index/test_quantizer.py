@@ -446,6 +446,16 @@ def test_duplicates_and_fewer_rows_than_centroids_are_learned():
     assert quantizer.centroids_.shape == (3, 3, 256)
 
 
+def test_centroids_that_no_row_chose_help_where_the_error_is():
+    # Most of the first guess is one value: without help a hundred centroids lie idle.
+    values = np.append(np.zeros(900), np.arange(1, 301))
+    vectors = np.random.default_rng(0).permutation(values)[:, None]
+    quantizer = PQQuantizer(1, "l2").fit(vectors)
+    decoded = quantizer.decode(quantizer.encode(vectors))
+    assert len(np.unique(decoded)) >= 240
+    assert np.abs(decoded - vectors).max() <= 1
+
+
 NO_TRESPASS = """
 import ctypes
 import mmap
