@@ -223,6 +223,8 @@ def test_scan_orders_by_distance_and_then_by_row(kind):
     assert (rows == order[:, :50]).all()
     assert (found == np.take_along_axis(distances, order, 1)[:, :50]).all()
     assert (quantizer.scan(queries, codes, 50, threads=3)[0] == rows).all()
+    backwards = np.arange(120)[::-1]
+    assert (quantizer.scan(queries, codes, 50, rows=backwards)[0] == rows).all()
 
 
 @every_kind
