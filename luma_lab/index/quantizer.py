@@ -34,15 +34,19 @@ from luma_lab.kernels.quantize import (
 )
 
 NO_ROWS = read_only(np.empty(0, np.int64))
+# Not whole cache lines: rows touch as many lines of 64 bytes either way, and loads that straddle
+# two lines cost less than the bytes saved.
+ROW_ALIGNMENT = 16
 # Rows a thread takes at a time: their copy, scaled to length one, stays small.
 SHARE_ROWS = 4096
 
 
-class ScalarQuantizer(Directory):
-    """Ancestor of quantizers that keep each component as an integer on a grid of its row.
+class Quantizer(Directory):
+    """Ancestor of quantizers: checks at the door, threads, scans; the arithmetic is a class's own.
 
-    A class names its `KIND`, `CODE` (for kernels), `COMPONENTS` (a block of 64 code bytes
-    holds) and `ALIGNMENT` (bytes rows are padded to).
+    A class names its `KIND` and `CODE` (for kernels), sets `code_bytes`, `row_bytes` and
+    `query_bytes`, and gives `_learn(vectors)`, `_encode(rows, codes)`, `_decode(codes, rows)`
+    and `_prepare(rows, prepared)`.
 
     Parameters
     ----------
@@ -53,40 +57,25 @@ class ScalarQuantizer(Directory):
 
     Attributes
     ----------
-    mean_ : float32 array of shape (dim,)
-        Taken off every vector before it is quantised.
     code_bytes, row_bytes, query_bytes : int
-        Bytes of a row's components (a multiple of 64), of a row, and of a prepared query.
+        Bytes of a row's components, of a whole row, and of a prepared query.
     """
 
     CODE = -1
-    COMPONENTS = 0
-    ALIGNMENT = 0
 
     def __init__(self, dim, metric="cosine"):
         self.dim = check_dim(dim)
         self.metric = check_metric(metric)
-        self.mean_ = None
-        blocks, rest = divmod(self.dim, self.COMPONENTS)
-        self.code_bytes = (blocks + (rest > 0)) * BLOCK_BYTES
-        used = blocks * BLOCK_BYTES + min(rest, BLOCK_BYTES) + ROW_CONSTANT_BYTES
-        self.row_bytes = _round_up(max(used, self.code_bytes), self.ALIGNMENT)
-        self._constants_at = self.code_bytes // BLOCK_BYTES * self.COMPONENTS
-        self.query_bytes = _round_up(self._constants_at + 4 * QUERY_CONSTANTS, BLOCK_BYTES)
 
     def fit(self, vectors):
-        """Learn the mean of `vectors` (n, dim); return self.
+        """Learn from `vectors` (n, dim); return self. The same vectors teach the same bytes.
 
         Raises
         ------
         DimensionMismatch, InvalidArgument
             The quantizer is left as it was.
         """
-        vectors = as_vectors(vectors, self.dim)
-        sums = np.zeros(self.dim, np.float64)
-        for start in range(0, len(vectors), SHARE_ROWS):
-            column_sums(self._rows(vectors[start : start + SHARE_ROWS]), sums)
-        self.mean_ = read_only((sums / max(1, len(vectors))).astype(np.float32))
+        self._learn(as_vectors(vectors, self.dim))
         self._disk_bytes = 0
         return self
 
@@ -100,16 +89,15 @@ class ScalarQuantizer(Directory):
         ------
         IndexNotBuilt, DimensionMismatch, InvalidArgument
         """
-        mean = self._fitted()
+        self._arrays()
         vectors = as_vectors(vectors, self.dim)
         threads = check_threads(threads)
         codes = aligned_empty((len(vectors), self.row_bytes), np.uint8)
 
         def run(start, stop):
-            rows = self._rows(vectors[start:stop])
-            encode_rows(rows, mean, self.CODE, self.code_bytes, codes[start:stop])
+            self._encode(self._rows(vectors[start:stop]), codes[start:stop])
 
-        _share(run, len(vectors), threads)
+        share(run, _shares(len(vectors)), threads)
         return read_only(codes)
 
     def decode(self, codes):
@@ -121,10 +109,10 @@ class ScalarQuantizer(Directory):
         ------
         IndexNotBuilt, InvalidArgument
         """
-        mean = self._fitted()
+        self._arrays()
         codes = self._checked(codes)
         rows = np.empty((len(codes), self.dim), np.float32)
-        decode_rows(codes, mean, self.CODE, rows)
+        self._decode(codes, rows)
         return rows
 
     def prepare(self, queries):
@@ -134,10 +122,10 @@ class ScalarQuantizer(Directory):
         ------
         IndexNotBuilt, DimensionMismatch, InvalidArgument
         """
-        mean = self._fitted()
+        self._arrays()
         rows = self._rows(as_queries(queries, self.dim))
         prepared = np.empty((len(rows), self.query_bytes), np.uint8)
-        prepare_queries(rows, mean, METRIC_CODES[self.metric], self._constants_at, prepared)
+        self._prepare(rows, prepared)
         return read_only(prepared)
 
     def distances(self, queries, codes):
@@ -189,7 +177,10 @@ class ScalarQuantizer(Directory):
                 0, stop, found[0][a:b], found[1][a:b],
             )  # fmt: skip
 
-        _share(run, len(prepared), threads, at_least=1)
+        count = len(prepared)
+        threads = min(threads, count)
+        cuts = [count * i // threads for i in range(threads + 1)] if count else []
+        share(run, itertools.pairwise(cuts), threads)
         return found
 
     def distortion(self, vectors):
@@ -202,28 +193,34 @@ class ScalarQuantizer(Directory):
         ------
         IndexNotBuilt, DimensionMismatch, InvalidArgument
         """
+        self._arrays()
         vectors = as_vectors(vectors, self.dim)
-        mean = self._fitted().astype(np.float64)
+        if not len(vectors):
+            return 0.0
+        blocks = [vectors[start:stop] for start, stop in _shares(len(vectors))]
+        sums = sum(self._rows(block).sum(axis=0, dtype=np.float64) for block in blocks)
         lost = spread = 0.0
-        for start in range(0, len(vectors), SHARE_ROWS):
-            block = vectors[start : start + SHARE_ROWS]
+        for block in blocks:
             exact = self._rows(block).astype(np.float64)
             lost += ((exact - self.decode(self.encode(block))) ** 2).sum()
-            spread += ((exact - mean) ** 2).sum()
+            spread += ((exact - sums / len(vectors)) ** 2).sum()
         return float(lost / spread) if spread else float(lost)
 
     @property
     def memory_bytes(self):
-        """Bytes the quantizer itself holds; codes take `row_bytes` each."""
-        return 0 if self.mean_ is None else self.mean_.nbytes
+        """Bytes the quantizer itself holds, 0 before `fit` or `load`; codes: `row_bytes` each."""
+        try:
+            return sum(array.nbytes for array in self._arrays().values())
+        except IndexNotBuilt:
+            return 0
 
     def __repr__(self):
         return f"{type(self).__name__}(dim={self.dim}, metric={self.metric!r})"
 
-    def _fitted(self):
-        if self.mean_ is None:
+    def _built(self, array):
+        if array is None:
             raise IndexNotBuilt(f"{type(self).__name__} is not fitted yet: call fit or load first")
-        return self.mean_
+        return array
 
     def _rows(self, vectors):
         """Return vectors as kernels want them: of length one under "cosine"."""
@@ -238,15 +235,65 @@ class ScalarQuantizer(Directory):
             )
         return read_only(np.ascontiguousarray(array))
 
-    def _arrays(self):
-        return {"mean": self._fitted()}
-
     def _parameters(self):
         return {"dim": self.dim, "metric": self.metric}
 
+
+class ScalarQuantizer(Quantizer):
+    """Ancestor of quantizers that keep each component as an integer on a grid of its row.
+
+    A class names, beside its `KIND` and `CODE`, how many `COMPONENTS` 64 bytes of code hold.
+
+    Parameters
+    ----------
+    dim : int
+        Components per vector.
+    metric : {"cosine", "dot", "l2"}, default "cosine"
+
+    Attributes
+    ----------
+    mean_ : float32 array of shape (dim,)
+        Taken off every vector before it is quantised.
+    code_bytes, row_bytes, query_bytes : int
+        Bytes of a row's components (a multiple of 64), of a row, and of a prepared query.
+    constants_at : int
+        Where a prepared query's constants begin.
+    """
+
+    COMPONENTS = 0
+
+    def __init__(self, dim, metric="cosine"):
+        super().__init__(dim, metric)
+        self.mean_ = None
+        blocks, rest = divmod(self.dim, self.COMPONENTS)
+        self.code_bytes = (blocks + (rest > 0)) * BLOCK_BYTES
+        used = blocks * BLOCK_BYTES + min(rest, BLOCK_BYTES) + ROW_CONSTANT_BYTES
+        self.row_bytes = _round_up(max(used, self.code_bytes), ROW_ALIGNMENT)
+        self.constants_at = self.code_bytes // BLOCK_BYTES * self.COMPONENTS
+        self.query_bytes = _round_up(self.constants_at + 4 * QUERY_CONSTANTS, BLOCK_BYTES)
+
+    def _learn(self, vectors):
+        sums = np.zeros(self.dim, np.float64)
+        for start, stop in _shares(len(vectors)):
+            column_sums(self._rows(vectors[start:stop]), sums)
+        self.mean_ = read_only((sums / max(1, len(vectors))).astype(np.float32))
+
+    def _encode(self, rows, codes):
+        encode_rows(rows, self.mean_, self.CODE, self.code_bytes, codes)
+
+    def _decode(self, codes, rows):
+        decode_rows(codes, self.mean_, self.CODE, rows)
+
+    def _prepare(self, rows, prepared):
+        metric = METRIC_CODES[self.metric]
+        prepare_queries(rows, self.mean_, metric, self.constants_at, prepared)
+
+    def _arrays(self):
+        return {"mean": self._built(self.mean_)}
+
     @classmethod
     def _restore(cls, parameters, arrays, check):
-        made = cls(parameters["dim"], parameters["metric"])
+        made = cls(**parameters)
         check("mean", np.float32, (made.dim,))
         made.mean_ = read_only(arrays["mean"])
         return made
@@ -257,8 +304,8 @@ class Q8Quantizer(ScalarQuantizer):
 
     After the mean is taken off, a row's components are kept as ``scale * code + offset`` with
     int8 codes. Queries become bytes too, so that a distance is one integer dot product and a
-    few multiply-adds (derived in `kernels.quantize`). Rows are whole cache lines: the codes,
-    zeros, and the row's constants in the last 16 bytes.
+    few multiply-adds (derived in `kernels.quantize`). A row is its codes, zeros up to a multiple
+    of 64 bytes, and the row's constants: 16 bytes, in place of those zeros where they fit.
 
     Parameters are those of `ScalarQuantizer`.
 
@@ -280,14 +327,12 @@ class Q8Quantizer(ScalarQuantizer):
     KIND = "q8"
     CODE = Q8
     COMPONENTS = 64
-    ALIGNMENT = 64
 
 
 class Q4Quantizer(ScalarQuantizer):
     """Half a byte a component on a grid of each row's own, like LVQ-4.
 
-    As `Q8Quantizer`, with 16 levels placed by least squares. Two components share a byte, and
-    rows are multiples of 16 bytes.
+    As `Q8Quantizer`, with 16 levels placed by least squares and two components a byte.
 
     Parameters are those of `ScalarQuantizer`.
     """
@@ -295,7 +340,6 @@ class Q4Quantizer(ScalarQuantizer):
     KIND = "q4"
     CODE = Q4
     COMPONENTS = 128
-    ALIGNMENT = 16
 
 
 def _round_up(value, unit):
@@ -316,16 +360,17 @@ def _row_numbers(rows, total):
     return read_only(chosen)
 
 
-def _share(run, count, threads, at_least=SHARE_ROWS):
-    """Call ``run(start, stop)`` on parts of range(count), in `threads` threads."""
-    parts = min(threads, count // at_least) if threads > 1 else 1
-    size = at_least if at_least > 1 else max(1, -(-count // max(1, parts)))
-    cuts = [*range(0, count, size), count] if count else [0, 0]
-    pairs = list(itertools.pairwise(cuts))
-    if parts <= 1:
-        for a, b in pairs:
-            run(a, b)
+def _shares(count):
+    """Return (start, stop) of parts of range(count), the same for any number of threads."""
+    return [(start, min(count, start + SHARE_ROWS)) for start in range(0, count, SHARE_ROWS)]
+
+
+def share(run, parts, threads):
+    """Call ``run(*part)`` for each of `parts`, in `threads` threads."""
+    if threads <= 1:
+        for part in parts:
+            run(*part)
         return
-    with ThreadPoolExecutor(parts) as pool:
-        for job in [pool.submit(run, a, b) for a, b in pairs]:
+    with ThreadPoolExecutor(threads) as pool:
+        for job in [pool.submit(run, *part) for part in parts]:
             job.result()

@@ -13,7 +13,8 @@ from luma_lab.kernels.distance import (
     squared_l2,
 )
 from luma_lab.kernels.prefetch import AHEAD, prefetch_row
-from luma_lab.kernels.quantize import code_distance
+from luma_lab.kernels.product import pq_distance
+from luma_lab.kernels.quantize import Q4, Q8, q4_distance, q8_distance
 from luma_lab.kernels.topk import (
     key_distance,
     key_row,
@@ -22,8 +23,19 @@ from luma_lab.kernels.topk import (
     sort_heap,
 )
 
+PQ = 2  # beside Q8 and Q4
 # Rows visited for all queries before the next ones, so that they stay in the L2 cache.
 BLOCK_SIZE_BYTES = 1 << 18
+
+
+@kernel(inline=True)
+def code_distance(kind, query_address, row_address, code_bytes, row_bytes):
+    """Return the approximate distance of a prepared query to a row of codes of some `kind`."""
+    if kind == Q8:
+        return q8_distance(query_address, row_address, code_bytes, row_bytes)
+    if kind == Q4:
+        return q4_distance(query_address, row_address, code_bytes, row_bytes)
+    return pq_distance(query_address, row_address, code_bytes)
 
 
 @kernel
@@ -47,7 +59,7 @@ def scan_codes(
     Parameters
     ----------
     queries, codes : uint8 arrays
-        See `quantize`.
+        See `quantize` and `product`.
     kind, code_bytes : int
     chosen : int64 array
         Row numbers to look at when `use_chosen`.

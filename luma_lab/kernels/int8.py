@@ -240,18 +240,30 @@ if config.DISABLE_JIT:
         """Return the int32 at an integer address."""
         return bytes_at(address, 4).view(np.int32)[0]
 
+    def load_uint16(address):
+        """Return the uint16 at an even integer address."""
+        return bytes_at(address, 2).view(np.uint16)[0]
+
+    def load_byte(address):
+        """Return the uint8 at an integer address."""
+        return bytes_at(address, 1)[0]
+
 else:
     INSTRUCTION = choose_instruction(TARGET)
     dot_u8s8 = make_dot(INSTRUCTION, packed=False)
     dot_u8u4 = make_dot(INSTRUCTION, packed=True)
 
-    def _make_load(kind, numba_type):
+    def _make_load(kind, numba_type, table=False):
         @intrinsic
         def load(typing_context, address):
-            """Return the number at an integer address, aligned or not."""
+            """Return the number at an integer address."""
 
             def generate(context, builder, signature, arguments):
                 pointer = builder.inttoptr(arguments[0], kind.as_pointer())
+                if table:
+                    # Atomic only so that LLVM leaves them alone: it would gather the lanes of
+                    # vectors one by one, which takes four times as long.
+                    return builder.load_atomic(pointer, "unordered", kind.width // 8)
                 return builder.load(pointer, align=1)
 
             return numba_type(types.intp), generate
@@ -260,3 +272,5 @@ else:
 
     load_float32 = _make_load(ir.FloatType(), types.float32)
     load_int32 = _make_load(WORD, types.int32)
+    load_uint16 = _make_load(ir.IntType(16), types.uint16, table=True)
+    load_byte = _make_load(BYTE, types.uint8, table=True)

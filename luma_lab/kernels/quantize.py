@@ -84,14 +84,6 @@ def q4_distance(query_address, row_address, code_bytes, row_bytes):
     )
 
 
-@kernel(inline=True)
-def code_distance(kind, query_address, row_address, code_bytes, row_bytes):
-    """Return `q8_distance` or `q4_distance`, as `kind` says."""
-    if kind == Q8:
-        return q8_distance(query_address, row_address, code_bytes, row_bytes)
-    return q4_distance(query_address, row_address, code_bytes, row_bytes)
-
-
 @kernel
 def extent(values):
     """Return the least and the largest of at least one float32, none of them NaN."""

@@ -9,6 +9,7 @@ from luma_lab.kernels import (
     distance,
     graph,
     mend,
+    product,
     quantize,
     reach,
     scan,
@@ -101,6 +102,15 @@ def _warm_codes(vectors, mean, codes, no_rows, rows, distances):
         prepared, codes, quantize.Q8, BLOCK_BYTES, np.empty((1, WARM_ROWS), np.float32)
     )
     codescan.rerank(queries, vectors, distance.L2, rows.copy(), rows, distances)
+    bounds = read_only(np.array([0, 1], np.int64))
+    centroids = np.zeros((1, 1, product.CENTROIDS), np.float32)
+    product.fit_part(vectors, 0, 1, 1, centroids[0])
+    centroids = read_only(centroids)
+    codes = np.empty((WARM_ROWS, 1), np.uint8)
+    product.encode_parts(vectors, bounds, centroids, codes)
+    product.decode_parts(read_only(codes), bounds, centroids, np.empty_like(vectors))
+    prepared = np.empty((1, product.TABLE_BYTES + product.CONSTANT_BYTES), np.uint8)
+    product.prepare_tables(queries, bounds, centroids, distance.L2, prepared)
 
 
 def read_only(array):

@@ -172,21 +172,26 @@ print(now == before)
 EVERYTHING = """
 import numpy as np
 from luma_lab import kernels
-from luma_lab.kernels import build, codescan, codewalk, distance, graph, quantize, reach, scan
+from luma_lab.kernels import build, codescan, codewalk, distance, graph, mend, product
+from luma_lab.kernels import quantize, reach, scan
 of_each_space = {
     build.choose_edges, build.merge_back_edges, build.trim, reach.attach_unreached,
+    mend.mend_edges,
 }
 entries = [
     build.find_medoid, build.choose_edges, build.write_edges, build.group_by_target,
     build.merge_back_edges, build.trim, reach.attach_unreached, distance.prepare_rows,
     graph.search_batch, scan.scan_batch, codescan.scan_codes, codescan.measure_codes,
     codescan.rerank, quantize.column_sums, quantize.encode_rows, quantize.decode_rows,
-    quantize.prepare_queries, build.find_central_code, codewalk.search_codes,
+    quantize.prepare_queries, build.find_central_code, codewalk.search_codes, mend.mend_edges,
+    mend.link_back, product.fit_part, product.encode_parts, product.decode_parts,
+    product.prepare_tables,
 ]
 expected = [2 if entry in of_each_space else 1 for entry in entries]
 kernels.warm_up()
 warm = [len(entry.signatures) for entry in entries]
 from luma_lab.index import FlatIndex, VamanaIndex, exact_search
+from luma_lab.index.pq import PQQuantizer
 from luma_lab.index.quantizer import Q4Quantizer, Q8Quantizer
 rng = np.random.default_rng(0)
 vectors = rng.normal(size=(300, 20))
@@ -200,9 +205,12 @@ for metric in ("cosine", "dot", "l2"):
             made.search(vectors[:3], threads=2)
             made.search(vectors[0], mask=np.arange(300) < 290, search_list_size=10)
             made.search(vectors[0], mask=np.arange(300) < 10)
+            made.delete(np.arange(9))
+            made.consolidate()
+            made.add(vectors[:20])
     FlatIndex(20, metric).build(vectors).search(vectors[:3], threads=2, mask=np.arange(300) < 9)
     exact_search(vectors.astype(np.float32), vectors, 5, metric, start=200, threads=2)
-    for kind in (Q8Quantizer, Q4Quantizer):
+    for kind in (Q8Quantizer, Q4Quantizer, PQQuantizer):
         kind(20, metric).fit(vectors).save(FOLDER + metric + kind.KIND)
         quantizer = kind.load(FOLDER + metric + kind.KIND)
         codes = quantizer.encode(vectors, threads=2)

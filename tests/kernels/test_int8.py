@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from llvmlite import ir
+from numba.core import config
 
 import luma_lab
 from luma_lab.kernels import int8
@@ -20,10 +22,11 @@ from luma_lab.kernels.int8 import BLOCK_BYTES, BYTE, WORD, choose_instruction, m
 from luma_lab.kernels.simd import Target, features_of
 
 HAS = features_of(TARGET)
-CHOICES = {"portable": (int8.PORTABLE, 256, BYTE)}
+# Plain Python has one way only.
+CHOICES = {} if config.DISABLE_JIT else {"portable": (int8.PORTABLE, 256, BYTE)}
 for bits, needs in ((256, {"avx512vnni", "avx512vl"}), (512, {"avx512vnni", "avx512bw"})):
     for element in (BYTE, WORD):
-        if needs <= HAS and int8._accepts(bits, element):
+        if CHOICES and needs <= HAS and int8._accepts(bits, element):
             CHOICES[f"vpdpbusd {bits} {element}"] = ("vpdpbusd", bits, element)
 PARENT = Path(luma_lab.__file__).parents[1]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("LUMA_SIMD", "NUMBA_"))}
@@ -126,10 +129,49 @@ def test_operands_llvm_does_not_take_are_noticed(monkeypatch):
     assert not int8._accepts(256, BYTE)
 
 
+def assembly_elsewhere(choice, packed, triple, cpu, features):
+    """Return the assembly of a dot product for a processor that need not be here."""
+    module = ir.Module()
+    address = ir.IntType(64)
+    function = ir.Function(module, ir.FunctionType(WORD, [address] * 3), "dot")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(int8._emit(builder, int8._Machine(*choice), packed, *function.args))
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    try:
+        target = llvm.Target.from_triple(triple)
+    except RuntimeError:
+        pytest.skip(f"this LLVM has no code generator for {triple}")
+    parsed = llvm.parse_assembly(f'target triple = "{triple}"\n{module}')
+    parsed.verify()
+    return target.create_target_machine(cpu, features, opt=3).emit_assembly(parsed)
+
+
+# Products with 4-bit codes fit 16 bits, so multiplications that give no more do as well.
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("triple", "cpu", "features", "wanted"),
+    [
+        ("x86_64-unknown-linux-gnu", "sapphirerapids", "+avx512vnni,+avx512bw", r"dpbusd.*%zmm"),
+        ("x86_64-unknown-linux-gnu", "x86-64-v3", "+avxvnni", r"\{vex\}\s+vpdpbusd.*%ymm"),
+        ("x86_64-unknown-linux-gnu", "x86-64-v3", "", r"vpmaddwd.*%ymm"),
+        ("x86_64-unknown-linux-gnu", "x86-64", "", r"\b(pmaddwd|pmullw).*%xmm"),
+        ("aarch64-unknown-linux-gnu", "neoverse-n1", "", r"(smlal|umull)\s+v\d+"),
+    ],
+)
+def test_processors_that_are_not_here_get_their_instruction(
+    packed, triple, cpu, features, wanted
+):  # fmt: skip
+    choice = choose_instruction(Target("native", cpu, features))
+    text = assembly_elsewhere(choice, packed, triple, cpu, features)
+    assert re.search(wanted, text), text
+
+
 RESULTS = """
 import hashlib
 import numba
 import numpy as np
+from luma_lab.index.pq import PQQuantizer
 from luma_lab.index.quantizer import Q4Quantizer, Q8Quantizer
 from luma_lab.kernels.int8 import dot_u8s8, dot_u8u4
 
@@ -145,17 +187,22 @@ for pairs in (1, 2, 3, 7, 32):
     codes = rng.choice([0, 1, 127, 128, 255], 128 * pairs).astype(np.uint8)
     digest.update(repr([int(total) for total in both(query, codes)]).encode())
 vectors = rng.integers(-9, 10, size=(40, 70))
-for quantizer in (Q8Quantizer(70, "l2"), Q8Quantizer(70, "dot"), Q4Quantizer(70, "l2")):
-    codes = quantizer.fit(vectors).encode(vectors)
-    digest.update(codes.tobytes() + quantizer.distances(vectors[:9], codes).tobytes())
+made = [Q8Quantizer(70, "l2"), Q8Quantizer(70, "dot"), Q4Quantizer(70, "l2")]
+for quantizer in (*made, PQQuantizer(3, "l2"), PQQuantizer(3, "dot")):
+    these = vectors[:, : quantizer.dim]
+    codes = quantizer.fit(these[:12]).encode(these[:12])
+    digest.update(codes.tobytes() + quantizer.distances(these[:5], codes).tobytes())
+for quantizer in (Q8Quantizer(6, "l2"), Q4Quantizer(6, "l2")):
+    flat = np.full((2, 6), 3.0)  # spans nothing
+    codes = quantizer.fit(np.zeros((1, 6))).encode(flat)
+    digest.update(codes.tobytes() + quantizer.prepare(flat).tobytes())
 print(digest.hexdigest())
 """
 
 
-def run(code, cache, **variables):
-    environment = {
-        **ENVIRONMENT, "LUMA_CACHE_DIR": str(cache), "PYTHONPATH": str(PARENT), **variables,
-    }  # fmt: skip
+def run(code, **variables):
+    # The default cache folder, for this compiles much.
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(PARENT), **variables}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True
     )
@@ -168,9 +215,9 @@ def levels():
     return ["native", "generic", *(["avx2"] if host.get("avx2") and host.get("fma") else [])]
 
 
-def test_codes_and_distances_are_the_same_bytes_at_every_simd_level_and_in_plain_python(tmp_path):
-    printed = [run(RESULTS, tmp_path, LUMA_SIMD=level) for level in levels()]
-    printed.append(run(RESULTS, tmp_path, NUMBA_DISABLE_JIT="1"))
+def test_codes_and_distances_are_the_same_bytes_at_every_simd_level_and_in_plain_python():
+    printed = [run(RESULTS, LUMA_SIMD=level) for level in levels()]
+    printed.append(run(RESULTS, NUMBA_DISABLE_JIT="1"))
     assert set(printed) == {printed[0]} and len(printed[0]) == 65
 
 
@@ -200,11 +247,11 @@ def registers(text):
 
 
 @pytest.mark.skipif(not X86, reason="instructions are those of x86-64")
-def test_distances_to_codes_use_the_best_integer_instruction_of_each_level(tmp_path):
+def test_distances_to_codes_use_the_best_integer_instruction_of_each_level():
     host = llvm.get_host_cpu_features()
 
     def assembly(level):
-        return run(ASSEMBLY, tmp_path, LUMA_SIMD=level).split("=====")[:2]
+        return run(ASSEMBLY, LUMA_SIMD=level).split("=====")[:2]
 
     for text in assembly("generic"):
         assert re.search(r"\bpmaddwd\s", text) and registers(text) == {"xmm"}
