@@ -8,6 +8,8 @@ from luma_lab.service.feed import CACHE_BYTES, Feed
 class HeldLog:
     """A lab whose log is read only when the test lets it; what is read is what was there then."""
 
+    epoch = 0
+
     def __init__(self, held=True):
         self.events = self
         self.frames = []
