@@ -59,9 +59,11 @@ class Subscriber:
         except OSError as error:
             self.stream.close()
             raise ConnectionError(str(error)) from error
+        if sent == len(framed):
+            return None
         # The rest must follow even if the stream is cancelled meanwhile: behind half a chunk
-        # the client could not tell the end of the body.
-        return self.stream.write(framed[sent:]) if sent < len(framed) else None
+        # the client could not tell the end of the body. A view, for many may stall at one page.
+        return self.stream.write(memoryview(framed)[sent:])
 
 
 class Fanout:
