@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from luma_lab.engine.events import RESERVED_PREFIXES, RESERVED_TYPES
-from luma_lab.errors import StoreClosed, Unavailable
+from luma_lab.errors import LumaError, Unavailable
 
 READERS = 4
 PAGE_FRAMES = 1000
@@ -73,9 +73,13 @@ class Feed:
             loop = asyncio.get_running_loop()
 
             def tell():
-                # The loop or the lab may be closed already; then nobody listens any more.
-                with contextlib.suppress(RuntimeError, StoreClosed):
-                    loop.call_soon_threadsafe(self._on_commit, self._lab.epoch)
+                try:
+                    epoch = self._lab.epoch
+                except LumaError:
+                    epoch = -1  # who reads the log next will hear why
+                # The loop may end before the lab does; then nobody listens any more.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._on_commit, epoch)
 
             self._unsubscribe = self._lab.on_commit(tell)
         return self._changed
@@ -120,7 +124,12 @@ class Feed:
         while True:
             self._check_open()
             news = self.news()
-            if await loop.run_in_executor(self._pool, self._head) >= offset:
+            try:
+                head = await loop.run_in_executor(self._pool, self._head)
+            except asyncio.CancelledError:
+                self._check_open()  # closed before its turn came
+                raise
+            if head >= offset:
                 return True
             left = deadline - loop.time()
             if left <= 0:

@@ -5,7 +5,7 @@ import pytest
 
 from luma_lab.engine.events import Frame
 from luma_lab.errors import Unavailable
-from luma_lab.service.feed import CACHE_BYTES, Feed
+from luma_lab.service.feed import CACHE_BYTES, READERS, Feed
 
 
 class HeldLog:
@@ -202,6 +202,40 @@ def test_a_fault_that_nobody_waited_for_any_more_is_not_told_to_the_next():
         while feed._reading:
             await asyncio.sleep(0.001)
         assert not (await feed.page(0)).frames
+
+    run(scenario, log)
+
+
+def test_who_waits_for_a_turn_to_look_is_told_of_the_close():
+    log = HeldLog()
+
+    async def scenario(feed):
+        reading = [asyncio.ensure_future(feed.page(since)) for since in range(READERS)]
+        for _ in reading:
+            await begun(log)
+        waiting = asyncio.ensure_future(feed.reaches(0, 20))
+        await asyncio.sleep(0)
+        feed.close()
+        with pytest.raises(Unavailable, match="stopping"):
+            await waiting
+        log.go_on.set()
+        await asyncio.gather(*reading)
+
+    run(scenario, log)
+
+
+def test_news_come_also_while_the_epoch_can_not_be_read():
+    class Faulty(HeldLog):
+        @property
+        def epoch(self):
+            raise Unavailable("not now")
+
+    log = Faulty(held=False)
+
+    async def scenario(feed):
+        news = feed.news()
+        log.commit()
+        await asyncio.wait_for(news.wait(), 20)
 
     run(scenario, log)
 

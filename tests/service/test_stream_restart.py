@@ -16,8 +16,8 @@ QUERIES = {
     "types=odd,end": {"types": ["odd", "end"]},
     "key_prefix=a": {"key_prefix": "a"},
 }
-EVENTS = 400
-KILLED_AFTER = (60, 170, 290)
+EVENTS = 300
+KILLED_AFTER = (80, 200)
 KINDS = ("even", "odd")
 
 
