@@ -368,6 +368,8 @@ def decode_body(body, model):
     if nesting(body) > codec.MAX_DEPTH:
         raise refusals.InvalidJson(f"the body is nested deeper than {codec.MAX_DEPTH} levels")
     try:
+        if not body.isascii():
+            body.decode()  # the decoder does not look into fields it passes over
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
         text = str(error)
