@@ -170,8 +170,9 @@ class SearchBatchHandler(SearchHandler):
             sent = self.decode_vectors(collection) if vectors is None else vectors
             if not len(sent):
                 raise InvalidArgument("vectors required: expected at least one")
-            for vector in sent if vectors is not None else ():
+            for index, vector in enumerate(vectors or ()):
                 self.check_vector(vector)
+                self.check_dimension(vector, collection, f" (vectors[{index}])")
             found = collection.search_many(sent, request.k, **options)
             return {"results": [answer_body(hits, request) for hits in found]}
 
