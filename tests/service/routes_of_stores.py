@@ -3,7 +3,7 @@
 from route_cases import BATCH_LIMIT, MISSING, Route, bad, good, shape
 
 LARGE = "x" * (1 << 20)
-PUT = {"op": "state.put", "key": "t", "value": 1}
+PUT = {"op": "state.put", "key": "mine:t", "value": 1}
 STATE = (
     Route(
         "GET", "/v1/state", "read", waits="query", confined="open",
@@ -222,7 +222,8 @@ TRANSACTION = (
             bad("with too many", 400, says="too many operations",
                 json={"operations": [PUT] * 1001}),
             shape("one has no op", "operations[0].op", index=0, json={"operations": [{}]}),
-            shape("one is unknown", "operations[0].op", index=0, json={"operations": [{"op": "x"}]}),
+            shape("one is unknown", "operations[0].op", index=0,
+                  json={"operations": [{"op": "x"}]}),
             shape("one has no key", "operations[1].key", index=1,
                   json={"operations": [PUT, {"op": "state.delete"}]}),
             shape("one has a wrong type", "operations[1].vector[0]", index=1, json={"operations": [
