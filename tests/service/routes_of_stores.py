@@ -15,6 +15,7 @@ STATE = (
             bad("limit is a word", 400, says="limit", url="?limit=abc"),
             bad("limit is empty", 400, says="limit", url="?limit="),
             bad("limit is negative", 400, says="limit", url="?limit=-1"),
+            bad("limit in another script", 400, says="limit", url="?limit=%D9%A1"),
             bad("prefix is too long", 400, says="prefix too long", url="?prefix=" + "k" * 513),
             bad("prefix is no UTF-8", 400, says="prefix", url="?prefix=%FF"),
             bad("after is no UTF-8", 400, says="after", url="?after=%FF"),

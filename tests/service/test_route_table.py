@@ -38,6 +38,24 @@ OPERATIONS = {(o.method, o.path): o for o in all_operations()}
 PLACEHOLDERS = re.compile(r"(?<=/)(KEY|JOB|RUNNING)(?=/|$)")
 
 
+# Writes that the log does not tell of, or tells of in time.
+UNLOGGED = {
+    "/v1/vector/{collection}/index/build",
+    "/v1/jobs/{id}",
+    "/v1/consumers/{name}",
+    "/v1/consumers/{name}/ack",
+}
+# Reads of what is not in the log; the streams are the log.
+WITHOUT_OFFSET = {
+    "/v1/metrics",
+    "/v1/jobs",
+    "/v1/jobs/{id}",
+    "/v1/consumers",
+    "/v1/stream",
+    "/v1/events",
+}
+
+
 def methods_of(route):
     return {r.method for r in ROUTES if r.path == route.path} | set(route.also)
 
@@ -202,6 +220,11 @@ def test_a_row_of_the_table_holds(house, route, case):
     if case.events is not None or case.code is not None:
         moved = 0 if case.code is not None else case.events
         assert house.lab.head == house.head + moved
+    if case.code is None and case.method == route.method and route.role == "write":
+        if route.path == "/search/ingest":
+            assert int(answer.headers["x-luma-offset"]) == house.lab.head
+        elif route.path not in UNLOGGED:
+            assert answer.json()["offset"] == house.lab.head
 
 
 def test_what_takes_too_long_is_408_and_changes_nothing(house):
@@ -225,6 +248,11 @@ def test_the_table_and_the_service_have_the_same_operations():
             operation = OPERATIONS[route.method, route.path]
             assert operation.role == route.role, route.name
             assert (operation.body is not None) == route.reads_json, route.name
+
+
+def test_every_read_of_what_is_in_the_log_can_wait_for_an_offset():
+    reads = {r.path for r in ROUTES if r.role == "read" and r.operation and not r.waits}
+    assert reads == WITHOUT_OFFSET
 
 
 def test_every_handler_and_method_of_the_service_is_in_the_table():
