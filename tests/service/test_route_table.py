@@ -156,7 +156,7 @@ class House:
     def a_running(self):
         def work(job):
             while True:
-                job.report(0.5)
+                job.report(0.0)
                 time.sleep(0.001)
 
         before = self.lab.head
