@@ -63,7 +63,7 @@ class LoginHandler(BaseHandler):
 
     def prepare(self):
         super().prepare()
-        if not self.service.has_pages:
+        if not self.service.has_pages and self.request.method != "OPTIONS":
             raise NotSupported(INSTALL)
 
     def get(self):
