@@ -8,11 +8,15 @@ functions, which are Python.
 
 import contextlib
 import re
+import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import apsw
 
-from luma_lab.errors import InvalidArgument
+from luma_lab.engine import sql_cost, sql_functions
+from luma_lab.errors import InvalidArgument, SqlError
+from luma_lab.store import deadline
 
 TABLE_FUNCTIONS = (
     "collections",
@@ -47,27 +51,61 @@ DEFINING = {
     apsw.SQLITE_REINDEX: (0,),
 }
 VIRTUAL_TABLES = {"fts5", "rtree"}
-FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
+FORBIDDEN_FUNCTIONS = sql_functions.REFUSED | {
+    "edit",
+    "fts3_tokenizer",
+    "fts5",
+    "load_extension",
+    "matchinfo",
+    "offsets",
+    "optimize",
+    "readfile",
+    "rtreecheck",
+    "rtreedepth",
+    "rtreenode",
+    "sqlite_log",
+    "writefile",
+}
+FORBIDDEN_PREFIXES = ("luma_", "geopoly_")
 SCHEMA_TABLES = {"sqlite_master", "sqlite_schema"}
 TEMPORARY_SCHEMA = {"sqlite_temp_master", "sqlite_temp_schema"}  # empty; ALTER TABLE looks there
 INTERNAL_TABLES = {"dbstat", "bytecode", "tables_used", "completion"}
+RTREE_SHADOWS = ("_node", "_rowid", "_parent")
+HOUSE_VALUE_BYTES = 1_000_000_000
 MAX_PASSED = 100
-MAX_VALUE_BYTES = 32 << 20
+# Of all SQLite of the process; a statement that is running when it is passed is stopped.
+MAX_MEMORY_BYTES = 2 << 30
+# A statement of a few lines can make the planner copy expressions without end, which SQLite
+# counts nowhere: what preparing one may take.
+PREPARING_BYTES = 64 << 20
 LIMITS = {
-    apsw.SQLITE_LIMIT_LENGTH: MAX_VALUE_BYTES,
+    apsw.SQLITE_LIMIT_LENGTH: sql_cost.MAX_VALUE_BYTES,
     apsw.SQLITE_LIMIT_SQL_LENGTH: 1 << 20,
     apsw.SQLITE_LIMIT_EXPR_DEPTH: 200,
     apsw.SQLITE_LIMIT_COMPOUND_SELECT: 200,
     apsw.SQLITE_LIMIT_ATTACHED: 0,
-    apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1000,
+    apsw.SQLITE_LIMIT_FUNCTION_ARG: sql_cost.MAX_ARGUMENTS,
+    apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: sql_cost.MAX_PATTERN_BYTES,
     apsw.SQLITE_LIMIT_TRIGGER_DEPTH: 20,
     apsw.SQLITE_LIMIT_VDBE_OP: 100_000,
 }
 _NOTHING = re.compile(r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*", re.DOTALL)
 
 
+@dataclass(slots=True)
+class Passed:
+    """What is known of a text that was let through.
+
+    `is_kept` says that SQLite keeps it prepared under its text, as judged by the guard.
+    """
+
+    columns: list[str]
+    cost: sql_cost.Cost
+    is_kept: bool
+
+
 class Guard:
-    """The authorizer of one connection.
+    """The authorizer of one connection, and the limits of what it lets through.
 
     Parameters
     ----------
@@ -81,16 +119,26 @@ class Guard:
     refused : str or None
         What the last refusal was about.
     passed : OrderedDict
-        The texts of queries that were let through lately.
+        From the texts of queries that were let through lately to `Passed`.
+    was_judged : bool
+        Whether SQLite asked about anything since :meth:`guarding` began.
+    sees_views : bool
+        Whether some of that came from a view or a trigger.
+    value_bytes : int
+        How long a value may be in the present statement.
     """
 
     def __init__(self, connection, *, writes):
         self.connection = connection
         self.refused = None
         self.writes = writes
-        self._guarding = False
+        self.was_judged = self.sees_views = self.is_exhausted = False
+        self._guarding = self._known = False
         self._defined = set()
         self.passed = OrderedDict()
+        self.value_bytes = sql_cost.MAX_VALUE_BYTES
+        self._steps = None
+        sql_functions.register(connection)
         connection.authorizer = self._authorize
         for option in (apsw.SQLITE_DBCONFIG_DQS_DML, apsw.SQLITE_DBCONFIG_DQS_DDL):
             connection.config(option, 0)
@@ -105,26 +153,93 @@ class Guard:
         before = {}
         if self.writes:  # the house's own statements on a writer know no such limits
             before = {kind: self.connection.limit(kind, value) for kind, value in LIMITS.items()}
-        self._guarding, self.refused, self._defined = True, None, set()
+        self.begin(sql_cost.UNKNOWN)
         try:
             yield self
         finally:
-            self._guarding = False
+            self.end()
             for kind, value in before.items():
                 self.connection.limit(kind, value)
+            if self.writes:
+                self.connection.set_progress_handler(None)
+                self._steps = None
+
+    def begin(self, cost, *, known=False):
+        """Judge what is prepared, and limit what runs, until :meth:`end`.
+
+        With `known` nothing ought to be prepared any more, and whatever is, is refused.
+        """
+        self._guarding, self._known, self.refused = True, known, None
+        if self._defined:
+            self._defined = set()
+        self.was_judged = self.sees_views = self.is_exhausted = False
+        self.allow(cost)
+
+    def end(self):
+        """Judge no longer."""
+        self._guarding = False
+
+    def allow(self, cost):
+        """Set the limits of the statement that is about to run."""
+        if cost.value_bytes != self.value_bytes or self.writes:
+            self.connection.limit(apsw.SQLITE_LIMIT_LENGTH, cost.value_bytes)
+            self.value_bytes = cost.value_bytes
+        if cost.steps != self._steps:
+            self.connection.set_progress_handler(self._must_stop, cost.steps)
+            self._steps = cost.steps
+
+    def measure(self, cursor, text, statement, bindings):
+        """Limit a statement that was prepared by what its program does; return its `Cost`.
+
+        Raises
+        ------
+        SqlError
+            A parameter, or a literal, is longer than that.
+        """
+        if cursor.is_explain:
+            return sql_cost.UNKNOWN
+        arguments = 1 << 30 if self.sees_views else text.count(",") + len(text.split("->")) + 1
+        program = self.connection.cursor().execute(
+            "EXPLAIN " + statement, bindings, can_cache=False
+        )
+        cost, literal = sql_cost.of_program(program, arguments)
+        values = bindings.values() if isinstance(bindings, dict) else bindings or ()
+        longest = max(
+            [literal, *(len(value) for value in values if isinstance(value, (str, bytes)))]
+        )
+        if longest > cost.value_bytes:
+            raise SqlError(self.too_long(cost.value_bytes))
+        self.allow(cost)
+        return cost
+
+    def too_long(self, value_bytes=None):
+        """Return what to say of a value that is too long."""
+        return (
+            "a value is too long: in this statement values may have at most "
+            f"{value_bytes or self.value_bytes} bytes, "
+            "the fewer the more a statement does with them"
+        )
+
+    def _must_stop(self):
+        if apsw.memory_used() > MAX_MEMORY_BYTES:
+            self.is_exhausted = True
+            return True
+        return deadline.passed()
 
     @contextlib.contextmanager
     def trusted(self):
         """Let the block read the tables of the house, within a guarded statement."""
         before, self._guarding = self._guarding, False
+        self.connection.limit(apsw.SQLITE_LIMIT_LENGTH, HOUSE_VALUE_BYTES)
         try:
             yield
         finally:
             self._guarding = before
+            self.connection.limit(apsw.SQLITE_LIMIT_LENGTH, self.value_bytes)
 
-    def remember(self, text):
+    def remember(self, text, passed):
         """Note that a text has passed."""
-        self.passed[text] = None
+        self.passed[text] = passed
         while len(self.passed) > MAX_PASSED:
             self.passed.popitem(last=False)
 
@@ -136,13 +251,23 @@ class Guard:
     def _authorize(self, operation, first, second, database, source):
         if not self._guarding:
             return apsw.SQLITE_OK
+        self.was_judged = True
+        if self._known:
+            return apsw.SQLITE_DENY
+        self.sees_views = self.sees_views or source is not None
+        if deadline.passed():  # preparing takes no time limit of its own
+            self.refused = "a statement whose time limit has passed"
+            return apsw.SQLITE_DENY
         if operation == apsw.SQLITE_PRAGMA:
             # Full-text and R*Tree tables ask for these; neither changes anything.
             allowed = first in ("data_version", "page_size") and second is None
         elif operation in READING:
             allowed = self._may_read(operation, first, second)
+        elif self.writes:
+            allowed = self._may_write(operation, first, second, database)
         else:
-            allowed = self.writes and self._may_write(operation, first, second, database)
+            # An R*Tree prepares its writes when it is first read. The connection takes none.
+            allowed = operation in ROWS and (first or "").lower().endswith(RTREE_SHADOWS)
         if allowed:
             return apsw.SQLITE_OK
         word = apsw.mapping_authorizer_function.get(operation, str(operation))
@@ -153,7 +278,7 @@ class Guard:
     def _may_read(self, operation, first, second):
         if operation == apsw.SQLITE_FUNCTION:
             name = (second or "").lower()
-            return name not in FORBIDDEN_FUNCTIONS and not name.startswith("luma_")
+            return name not in FORBIDDEN_FUNCTIONS and not name.startswith(FORBIDDEN_PREFIXES)
         if operation == apsw.SQLITE_READ:
             name = (first or "").lower()
             if name.startswith("sqlite_"):
@@ -185,6 +310,44 @@ class Guard:
             # Numbers of our own are kept there too: only dropping and renaming may touch it.
             return bool(self._defined & {apsw.SQLITE_DROP_TABLE, apsw.SQLITE_ALTER_TABLE})
         return not is_reserved(name)
+
+
+class _Preparing(threading.local):
+    """Bounds the memory of the process while a statement is prepared that nobody has seen yet.
+
+    SQLite can bound it only for all at once, so each thread that begins makes room for itself.
+    """
+
+    _lock = threading.Lock()
+    _count = 0  # of threads that prepare
+    _outer = 0  # the limit that was in force before
+
+    def __init__(self):
+        self._is_on = False
+
+    def __enter__(self):
+        with self._lock:
+            if _Preparing._count == 0:
+                _Preparing._outer = apsw.hard_heap_limit(-1)
+            _Preparing._count += 1
+            room = apsw.memory_used() + PREPARING_BYTES
+            apsw.hard_heap_limit(min(room, self._outer) if self._outer else room)
+        self._is_on = True
+
+    def done(self):
+        """End it before the block does: the statement is prepared, and runs."""
+        if self._is_on:
+            self._is_on = False
+            with self._lock:
+                _Preparing._count -= 1
+                if _Preparing._count == 0:
+                    apsw.hard_heap_limit(self._outer)
+
+    def __exit__(self, *error):
+        self.done()
+
+
+preparing = _Preparing()
 
 
 def is_reserved(name):
