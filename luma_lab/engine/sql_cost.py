@@ -60,7 +60,7 @@ def of_program(program, arguments):
     ----------
     program : iterable of tuple
         The rows of ``EXPLAIN``.
-    arguments : int
+    arguments : int or None
         No more arguments than this are given to all functions of the statement together.
 
     Returns
@@ -90,7 +90,8 @@ def of_program(program, arguments):
         calls += ns >= 1.0
         heavy += ns >= HEAVY_NS
     if paths:
-        total += JSON_PATH_NS * min(arguments, heavy * MAX_ARGUMENTS)
+        most = heavy * MAX_ARGUMENTS
+        total += JSON_PATH_NS * (most if arguments is None else min(arguments, most))
     steps = CLOSE_STEPS if heavy else STEPS
     repeats = max(1.0, steps / (STEPS_A_CALL * (heavy or values) + LOOP_STEPS))
     bytes_in_time = SPAN_NS / (max(total, 1.0) * repeats)

@@ -89,6 +89,12 @@ LIMITS = {
     apsw.SQLITE_LIMIT_TRIGGER_DEPTH: 20,
     apsw.SQLITE_LIMIT_VDBE_OP: 100_000,
 }
+TOO_LATE = "a statement whose time limit has passed"
+# Quoted names, which count, and texts and comments, which don't.
+_QUOTED = re.compile(
+    r"""("(?:[^"]|"")*"|\[[^\]]*\]|`[^`]*`)|'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/""", re.DOTALL
+)
+_HOUSE = re.compile(r"(?<!\w)luma_", re.IGNORECASE)
 _NOTHING = re.compile(r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*", re.DOTALL)
 
 
@@ -122,8 +128,6 @@ class Guard:
         From the texts of queries that were let through lately to `Passed`.
     was_judged : bool
         Whether SQLite asked about anything since :meth:`guarding` began.
-    sees_views : bool
-        Whether some of that came from a view or a trigger.
     value_bytes : int
         How long a value may be in the present statement.
     """
@@ -132,9 +136,10 @@ class Guard:
         self.connection = connection
         self.refused = None
         self.writes = writes
-        self.was_judged = self.sees_views = self.is_exhausted = False
+        self.was_judged = self.is_exhausted = False
         self._guarding = self._known = False
         self._defined = set()
+        self._sources = set()  # of what was judged: views, triggers, common table expressions
         self.passed = OrderedDict()
         self.value_bytes = sql_cost.MAX_VALUE_BYTES
         self._steps = None
@@ -172,7 +177,9 @@ class Guard:
         self._guarding, self._known, self.refused = True, known, None
         if self._defined:
             self._defined = set()
-        self.was_judged = self.sees_views = self.is_exhausted = False
+        if self._sources:
+            self._sources = set()
+        self.was_judged = self.is_exhausted = False
         self.allow(cost)
 
     def end(self):
@@ -198,7 +205,9 @@ class Guard:
         """
         if cursor.is_explain:
             return sql_cost.UNKNOWN
-        arguments = 1 << 30 if self.sees_views else text.count(",") + len(text.split("->")) + 1
+        # The text tells how many arguments there are, unless a part of it stands elsewhere.
+        hidden = any(self._is_stored(name) for name in self._sources)
+        arguments = None if hidden else text.count(",") + text.count("->") + 1
         program = self.connection.cursor().execute(
             "EXPLAIN " + statement, bindings, can_cache=False
         )
@@ -211,6 +220,14 @@ class Guard:
             raise SqlError(self.too_long(cost.value_bytes))
         self.allow(cost)
         return cost
+
+    def _is_stored(self, name):
+        with self.trusted():
+            return self.connection.execute(
+                "SELECT count(*) FROM sqlite_schema "
+                "WHERE name = ? COLLATE NOCASE AND type IN ('view', 'trigger')",
+                (name,),
+            ).get
 
     def too_long(self, value_bytes=None):
         """Return what to say of a value that is too long."""
@@ -254,9 +271,10 @@ class Guard:
         self.was_judged = True
         if self._known:
             return apsw.SQLITE_DENY
-        self.sees_views = self.sees_views or source is not None
+        if source is not None:
+            self._sources.add(source)
         if deadline.passed():  # preparing takes no time limit of its own
-            self.refused = "a statement whose time limit has passed"
+            self.refused = TOO_LATE
             return apsw.SQLITE_DENY
         if operation == apsw.SQLITE_PRAGMA:
             # Full-text and R*Tree tables ask for these; neither changes anything.
@@ -356,6 +374,13 @@ def is_reserved(name):
     if low.startswith("sqlite_autoindex_"):
         return False
     return low.startswith(("luma_", "sqlite_")) or low in TABLE_FUNCTIONS
+
+
+def names_house(definition):
+    """Return whether a definition speaks of a table, or anything, that begins with ``luma_``."""
+    if not definition.lstrip()[:14].upper().startswith("CREATE VIRTUAL"):
+        definition = _QUOTED.sub(lambda found: found[1] or " ", definition)
+    return _HOUSE.search(definition) is not None
 
 
 def check_some(text):

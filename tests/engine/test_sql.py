@@ -207,6 +207,16 @@ ATTACKS = [
     "CREATE VIRTUAL TABLE luma USING fts5(a)",
     "CREATE TABLE g (a, b AS (luma_json_equal(a, a)))",
     "CREATE INDEX gi ON t (luma_json_equal(id, id))",
+    "CREATE VIEW w AS SELECT * FROM luma_state",
+    "CREATE VIEW w AS SELECT * FROM t WHERE id IN (SELECT key FROM [Luma_State])",
+    'CREATE VIEW w AS SELECT 1 FROM main."luma_log"',
+    "CREATE VIEW w AS /* ' */ SELECT * FROM luma_state -- '",
+    "CREATE TRIGGER r AFTER INSERT ON t BEGIN DELETE FROM luma_state; END",
+    "CREATE TRIGGER r AFTER INSERT ON t WHEN EXISTS (SELECT 1 FROM luma_log) BEGIN SELECT 1; END",
+    "CREATE VIRTUAL TABLE f USING fts5(value, content='luma_state')",
+    "CREATE VIRTUAL TABLE f USING fts5(value, content=luma_state, content_rowid=id)",
+    "CREATE TABLE q (a REFERENCES luma_state (id))",
+    "ALTER TABLE t ADD COLUMN luma_x",
     # what only the house does
     "PRAGMA user_version = 9",
     "PRAGMA journal_mode = DELETE",
@@ -260,7 +270,10 @@ def test_an_attack_on_the_store_is_refused_and_changes_nothing(sql, lab, attack)
 
 
 def test_a_trigger_of_a_user_can_not_reach_the_store(sql, lab):
-    sql.execute("CREATE TRIGGER r AFTER INSERT ON t BEGIN DELETE FROM luma_state; END")
+    """Nor one that an earlier version let in."""
+    connection = lab._parts.writer.connection
+    text = "CREATE TRIGGER r AFTER INSERT ON t BEGIN DELETE FROM luma_state; END"
+    connection.execute(text)
     before = contents(lab)
     with pytest.raises(SqlError, match="luma_state"):
         sql.execute("INSERT INTO t VALUES ('fires', 1)")
