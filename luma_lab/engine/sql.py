@@ -20,6 +20,15 @@ from luma_lab.store import deadline
 from luma_lab.types import Rows, WriteResult
 
 EXECUTE_TIMEOUT_MS = 60_000
+# The caller's own to explain, and what is explained already.
+PASSED_ON = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.CorruptError,
+    apsw.ConnectionClosedError,
+    InvalidArgument,
+    SqlTimeout,
+)
 
 
 class Sql:
@@ -63,8 +72,11 @@ class Sql:
         for name, cap in (("max_rows", max_rows), ("max_bytes", max_bytes)):
             if cap is not None:
                 check_cap(name, cap)
-        with _limited(timeout_ms), _explained(guard, reading=True):
-            return _query(guard, text, params, max_rows, max_bytes)
+        if timeout_ms is None:
+            return _explained(guard, True, _query, guard, text, params, max_rows, max_bytes)
+        check_cap("timeout_ms", timeout_ms)
+        with deadline.limited(timeout_ms / 1000):
+            return _explained(guard, True, _query, guard, text, params, max_rows, max_bytes)
 
     def execute(self, text, params=(), *, timeout_ms=EXECUTE_TIMEOUT_MS):
         """Run one statement that changes tables of the users' own.
@@ -137,11 +149,10 @@ def run_statements(unit, statements, timeout_ms):
     """
     guard = unit.guard
     results = []
-    with _limited(timeout_ms):
+    with deadline.limited(timeout_ms / 1000) if timeout_ms else contextlib.nullcontext():
         for index, (text, params) in enumerate(statements):
             try:
-                with _explained(guard, reading=False):
-                    count = _run(guard, text, params)
+                count = _explained(guard, False, _run, guard, text, params)
             except LumaError as error:
                 if len(statements) > 1:
                     error.index = index
@@ -207,10 +218,12 @@ def _description(guard, text, params):
 
 def _fetch(guard, text, params, look, max_rows, max_bytes, is_kept=True):
     """Return (rows, truncated) of a statement; `look` is called before its first step."""
-    cursor = guard.connection.cursor()
-    if look is not None:
+    if look is None:
+        cursor = guard.connection.execute(text, params)
+    else:
+        cursor = guard.connection.cursor()
         cursor.exec_trace = look
-    cursor.execute(text, params, can_cache=is_kept)
+        cursor.execute(text, params, can_cache=is_kept)
     if max_rows is None and max_bytes is None:
         return cursor.fetchall(), False
     rows, size = [], 0
@@ -273,67 +286,52 @@ def _definitions(connection):
     return {(n, s) for n, s in found if sql_guard.is_reserved(n) or "luma_" in s.lower()}
 
 
-@contextlib.contextmanager
-def _limited(timeout_ms):
-    """Stop what runs in the block after `timeout_ms`, or at the thread's deadline."""
-    if timeout_ms is None and deadline.left() is None:
-        yield
-        return
-    check_cap("timeout_ms", timeout_ms)
+def _explained(guard, reading, call, *args):
+    """Return what a call returns; SQLite's refusals leave it as the house's errors."""
     began = time.monotonic()
-    with deadline.limited(timeout_ms / 1000) if timeout_ms else contextlib.nullcontext():
-        try:
-            yield
-        except (apsw.InterruptError, LumaError) as error:
-            if deadline.passed() and not isinstance(error, (InvalidArgument, SqlTimeout)):
-                raise SqlTimeout(
-                    f"the statement was stopped after {time.monotonic() - began:.1f} s: its "
-                    "time limit had passed; nothing was changed"
-                ) from None
-            raise
-
-
-@contextlib.contextmanager
-def _explained(guard, *, reading):
-    """Turn SQLite's refusals into the house's errors."""
     try:
-        yield
-    except (apsw.InterruptError, apsw.AuthError) as error:
-        if deadline.passed():
-            raise SqlTimeout(
-                "the statement was stopped: its time limit had passed; nothing was changed"
-            ) from None
-        if guard.is_exhausted:
-            raise SqlError(
-                "the statement was stopped: SQL in this process takes more than "
-                f"{sql_guard.MAX_MEMORY_BYTES >> 20} MiB of memory"
-            ) from None
-        if isinstance(error, apsw.InterruptError):
-            raise SqlError("the statement was interrupted") from None
+        return call(*args)
+    except PASSED_ON:
+        raise
+    except (LumaError, apsw.Error, MemoryError, OverflowError, UnicodeDecodeError) as error:
+        raise _in_words(guard, reading, error, began) from None
+
+
+def _in_words(guard, reading, error, began):
+    stopped = isinstance(error, apsw.InterruptError)
+    denied = isinstance(error, apsw.Error) and guard.refused == sql_guard.TOO_LATE
+    if deadline.passed() and (stopped or denied or isinstance(error, LumaError)):
+        return SqlTimeout(
+            f"the statement was stopped after {time.monotonic() - began:.1f} s: its time limit "
+            "had passed; nothing was changed"
+        )
+    if isinstance(error, LumaError):
+        return error
+    if stopped and guard.is_exhausted:
+        return SqlError(
+            "the statement was stopped: SQL in this process takes more than "
+            f"{sql_guard.MAX_MEMORY_BYTES >> 20} MiB of memory"
+        )
+    if stopped:
+        return SqlError("the statement was interrupted")
+    if isinstance(error, apsw.AuthError):
         what = guard.refused or "this"
         if reading and not what.startswith(("READ", "FUNCTION")):
-            raise InvalidArgument(
+            return InvalidArgument(
                 f"sql query endpoint only accepts SELECT statements: {what} is refused"
-            ) from None
-        raise SqlError(f"not authorized: {what} is refused") from None
-    except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.ConnectionClosedError):
-        raise
-    except apsw.BindingsError as error:
-        raise SqlError(f"parameters do not fit the statement: {error}") from None
-    except apsw.TooBigError:
-        raise SqlError(guard.too_long()) from None
-    except (apsw.NoMemError, MemoryError):
-        raise SqlError("the statement, or its program, is too large for memory") from None
-    except apsw.Error as error:
-        if guard.refused == sql_guard.TOO_LATE:
-            raise SqlTimeout(
-                "preparing the statement took longer than its time limit; nothing was changed"
-            ) from None
-        raise SqlError(str(error).removeprefix("SQLError: ")) from None
-    except OverflowError:
-        raise SqlError("unsupported parameter: integers must fit in 64 bits") from None
-    except UnicodeDecodeError:
-        raise SqlError("a text is not valid UTF-8: ask for it as CAST(... AS BLOB)") from None
+            )
+        return SqlError(f"not authorized: {what} is refused")
+    if isinstance(error, apsw.BindingsError):
+        return SqlError(f"parameters do not fit the statement: {error}")
+    if isinstance(error, apsw.TooBigError):
+        return SqlError(guard.too_long())
+    if isinstance(error, (apsw.NoMemError, MemoryError)):
+        return SqlError("the statement, or its program, is too large for memory")
+    if isinstance(error, OverflowError):
+        return SqlError("unsupported parameter: integers must fit in 64 bits")
+    if isinstance(error, UnicodeDecodeError):
+        return SqlError("a text is not valid UTF-8: ask for it as CAST(... AS BLOB)")
+    return SqlError(str(error).removeprefix("SQLError: "))
 
 
 def _distinct(names):

@@ -4,6 +4,7 @@ import numpy as np
 
 from luma_lab.errors import InvalidArgument, SqlError
 
+FLOAT32 = np.dtype("<f4")
 PARAMETERS = (type(None), bool, int, float, str, bytes)
 
 
@@ -41,6 +42,8 @@ def _parameter(value):
     if type(value) is int and -(2**63) <= value < 2**63:
         return value
     if isinstance(value, np.ndarray):
+        if value.ndim == 1 and value.dtype == FLOAT32:
+            return value.tobytes()
         if value.ndim != 1 or value.dtype.kind not in "fiu":
             raise SqlError(f"unsupported parameter type: an array of shape {value.shape}")
         return np.ascontiguousarray(value, "<f4").tobytes()
