@@ -37,7 +37,7 @@ def register(connection, guard, parts, events):
         return (value.decode() if size <= guard.value_bytes else None), size
 
     def vector_search(given):
-        return _search(parts, given)
+        return _search(parts, given, guard.value_bytes)
 
     def state(given):
         prefix = _text(given, "prefix", "")
@@ -147,7 +147,7 @@ def register(connection, guard, parts, events):
         )
 
 
-def _search(parts, given):
+def _search(parts, given, value_bytes):
     name, k = _text(given, "collection", None), given["k"]
     vector = given["vector"]
     try:
@@ -167,9 +167,14 @@ def _search(parts, given):
             raise InvalidArgument(f"the filter is no valid JSON: {error}") from None
     hits = searching.search(parts, name, [vector], k, filter=text, hit=_lean_hit)[0]
     return [
-        (id, score, meta, rank + 1, name, None, k, None, rank)
+        (id, score, meta if _fits(meta, value_bytes) else None, rank + 1, name, None, k, None, rank)
         for rank, (id, score, meta) in enumerate(hits)
     ]
+
+
+def _fits(text, value_bytes):
+    # No character has more than four bytes.
+    return 4 * len(text) <= value_bytes or len(text.encode()) <= value_bytes
 
 
 def _lean_hit(id, score, meta, vector):
