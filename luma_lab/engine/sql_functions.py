@@ -18,8 +18,8 @@ BOUNDED = {
     "trim": (2, 1 << 26),
     "unhex": (2, 1 << 26),
 }
-# Merging two objects compares every key with every other.
-REFUSED = frozenset({"json_patch", "jsonb_patch"})
+# Merging two objects compares every key with every other; a snippet every match.
+REFUSED = frozenset({"json_patch", "jsonb_patch", "snippet"})
 
 
 def register(connection):

@@ -69,7 +69,9 @@ def test_a_full_text_table_is_searched_by_queries(sql, lab):
     assert sql("SELECT highlight(pages, 1, '<', '>') FROM pages('lazy')").rows == [
         ("a <lazy> dog",)
     ]
-    assert sql("SELECT snippet(pages, 1, '', '', '...', 2), bm25(pages) < 0 FROM pages('fox')").rows
+    assert sql("SELECT bm25(pages) < 0 FROM pages('fox')").rows == [(1,)]
+    with pytest.raises(SqlError, match="snippet"):
+        sql("SELECT snippet(pages, 1, '', '', '...', 2) FROM pages('fox')")
     sql.execute("INSERT INTO pages (pages) VALUES ('optimize')")
     sql.execute("UPDATE pages SET body = 'no animal' WHERE title = 'two'")
     assert sql(query, ("dog",)).rows == []
