@@ -13,7 +13,7 @@ import apsw
 
 from luma_lab import codec
 from luma_lab.engine import sql_guard, sql_tables
-from luma_lab.engine.sql_guard import Guard, Passed, preparing
+from luma_lab.engine.sql_guard import Guard, Passed
 from luma_lab.engine.sql_parameters import check_cap, check_parameters, check_text
 from luma_lab.errors import InvalidArgument, LumaError, SqlError, SqlTimeout
 from luma_lab.store import deadline
@@ -189,13 +189,12 @@ def _query(guard, text, params, max_rows, max_bytes):
         columns = _distinct([name for name, *_ in described])
         cost = guard.measure(cursor, text, statement, bindings)
         found.append(Passed(columns, cost, is_kept))
-        preparing.done()
         return True
 
     # A text that passed the guard once may be kept: none of the house's own statements, which
     # SQLite keeps by their text too, could have passed.
     is_kept = passed is not None
-    with guard.guarding(), preparing:
+    with guard.guarding():
         rows, truncated = _fetch(guard, text, params, look, max_rows, max_bytes, is_kept)
     guard.remember(text, found[0])
     return Rows(found[0].columns, rows, truncated)
@@ -253,11 +252,10 @@ def _run(guard, text, params):
                 "the statement changes nothing: expected one that does; ask with a query"
             )
         guard.measure(cursor, text, statement, bindings)
-        preparing.done()
         return True
 
     schema = _definitions(connection)
-    with guard.guarding(), preparing:
+    with guard.guarding():
         cursor = connection.cursor()
         cursor.exec_trace = look
         for _ in cursor.execute(text, params, can_cache=False):
@@ -314,6 +312,8 @@ def _in_words(guard, reading, error, began):
         )
     if stopped:
         return SqlError("the statement was interrupted")
+    if guard.refused == sql_guard.TOO_LARGE or isinstance(error, (apsw.NoMemError, MemoryError)):
+        return SqlError("the statement, or its program, is too large for memory")
     if isinstance(error, apsw.AuthError):
         what = guard.refused or "this"
         if reading and not what.startswith(("READ", "FUNCTION")):
@@ -325,8 +325,6 @@ def _in_words(guard, reading, error, began):
         return SqlError(f"parameters do not fit the statement: {error}")
     if isinstance(error, apsw.TooBigError):
         return SqlError(guard.too_long())
-    if isinstance(error, (apsw.NoMemError, MemoryError)):
-        return SqlError("the statement, or its program, is too large for memory")
     if isinstance(error, OverflowError):
         return SqlError("unsupported parameter: integers must fit in 64 bits")
     if isinstance(error, UnicodeDecodeError):

@@ -9,7 +9,7 @@ the limit on the length of a value is chosen from them, which also bounds what o
 from typing import NamedTuple
 
 MAX_VALUE_BYTES = 16 << 20
-MAX_ROW_BYTES = 256 << 20
+MAX_ROW_BYTES = 128 << 20
 SPAN_NS = 250e6
 STEPS, CLOSE_STEPS = 50, 20
 # A loop takes a few steps of its own, and a function one or two to bring its arguments.

@@ -8,13 +8,13 @@ functions, which are Python.
 
 import contextlib
 import re
-import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import apsw
 
 from luma_lab.engine import sql_cost, sql_functions
+from luma_lab.engine.sql_preparing import preparing
 from luma_lab.errors import InvalidArgument, SqlError
 from luma_lab.store import deadline
 
@@ -75,9 +75,6 @@ HOUSE_VALUE_BYTES = 1_000_000_000
 MAX_PASSED = 100
 # Of all SQLite of the process; a statement that is running when it is passed is stopped.
 MAX_MEMORY_BYTES = 2 << 30
-# A statement of a few lines can make the planner copy expressions without end, which SQLite
-# counts nowhere: what preparing one may take.
-PREPARING_BYTES = 64 << 20
 LIMITS = {
     apsw.SQLITE_LIMIT_LENGTH: sql_cost.MAX_VALUE_BYTES,
     apsw.SQLITE_LIMIT_SQL_LENGTH: 1 << 20,
@@ -90,6 +87,7 @@ LIMITS = {
     apsw.SQLITE_LIMIT_VDBE_OP: 100_000,
 }
 TOO_LATE = "a statement whose time limit has passed"
+TOO_LARGE = "a statement too large to prepare"
 # Quoted names, which count, and texts and comments, which don't.
 _QUOTED = re.compile(
     r"""("(?:[^"]|"")*"|\[[^\]]*\]|`[^`]*`)|'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/""", re.DOTALL
@@ -139,6 +137,7 @@ class Guard:
         self.was_judged = self.is_exhausted = False
         self._guarding = self._known = False
         self._defined = set()
+        self._selects = 0
         self._sources = set()  # of what was judged: views, triggers, common table expressions
         self.passed = OrderedDict()
         self.value_bytes = sql_cost.MAX_VALUE_BYTES
@@ -180,11 +179,13 @@ class Guard:
         if self._sources:
             self._sources = set()
         self.was_judged = self.is_exhausted = False
+        self._selects = 0
         self.allow(cost)
 
     def end(self):
         """Judge no longer."""
-        self._guarding = False
+        self._guarding = self._known = False
+        preparing.end()
 
     def allow(self, cost):
         """Set the limits of the statement that is about to run."""
@@ -204,6 +205,7 @@ class Guard:
             A parameter, or a literal, is longer than that.
         """
         if cursor.is_explain:
+            preparing.end()
             return sql_cost.UNKNOWN
         # The text tells how many arguments there are, unless a part of it stands elsewhere.
         hidden = any(self._is_stored(name) for name in self._sources)
@@ -219,6 +221,7 @@ class Guard:
         if longest > cost.value_bytes:
             raise SqlError(self.too_long(cost.value_bytes))
         self.allow(cost)
+        preparing.end()
         return cost
 
     def _is_stored(self, name):
@@ -273,6 +276,13 @@ class Guard:
             return apsw.SQLITE_DENY
         if source is not None:
             self._sources.add(source)
+        if operation == apsw.SQLITE_SELECT:
+            self._selects += 1
+            if self._selects == 2:
+                preparing.begin()  # the outer one is known: its parts may be multiplied now
+        if preparing.is_too_large():
+            self.refused = TOO_LARGE
+            return apsw.SQLITE_DENY
         if deadline.passed():  # preparing takes no time limit of its own
             self.refused = TOO_LATE
             return apsw.SQLITE_DENY
@@ -328,44 +338,6 @@ class Guard:
             # Numbers of our own are kept there too: only dropping and renaming may touch it.
             return bool(self._defined & {apsw.SQLITE_DROP_TABLE, apsw.SQLITE_ALTER_TABLE})
         return not is_reserved(name)
-
-
-class _Preparing(threading.local):
-    """Bounds the memory of the process while a statement is prepared that nobody has seen yet.
-
-    SQLite can bound it only for all at once, so each thread that begins makes room for itself.
-    """
-
-    _lock = threading.Lock()
-    _count = 0  # of threads that prepare
-    _outer = 0  # the limit that was in force before
-
-    def __init__(self):
-        self._is_on = False
-
-    def __enter__(self):
-        with self._lock:
-            if _Preparing._count == 0:
-                _Preparing._outer = apsw.hard_heap_limit(-1)
-            _Preparing._count += 1
-            room = apsw.memory_used() + PREPARING_BYTES
-            apsw.hard_heap_limit(min(room, self._outer) if self._outer else room)
-        self._is_on = True
-
-    def done(self):
-        """End it before the block does: the statement is prepared, and runs."""
-        if self._is_on:
-            self._is_on = False
-            with self._lock:
-                _Preparing._count -= 1
-                if _Preparing._count == 0:
-                    apsw.hard_heap_limit(self._outer)
-
-    def __exit__(self, *error):
-        self.done()
-
-
-preparing = _Preparing()
 
 
 def is_reserved(name):

@@ -104,13 +104,16 @@ NASTY = {
         f"WITH a AS MATERIALIZED (SELECT '{'x' * 900_000}' AS x) SELECT "
         + repeated("json_valid(x)", 1900) + " FROM a", (), SqlError,
     ),
-    "an expression doubled": (doubling(40, "SELECT x + x AS x FROM a{}"), (), SqlError),
+    "an expression doubled": (
+        doubling(40, "SELECT x + x AS x FROM a{}"), (), (SqlError, SqlTimeout),
+    ),
     "an expression a hundredfold": (
-        doubling(5, "SELECT " + repeated("x", 150, " + ") + " AS x FROM a{}"), (), SqlError,
+        doubling(5, "SELECT " + repeated("x", 150, " + ") + " AS x FROM a{}"), (),
+        (SqlError, SqlTimeout),
     ),
     "an expression thousandfold": (
         doubling(4, "SELECT max(" + repeated("x", 120) + ") + max(" + repeated("x", 120)
-                 + ") AS x FROM a{}"), (), SqlError,
+                 + ") AS x FROM a{}"), (), (SqlError, SqlTimeout),
     ),
     "a union doubled": (
         doubling(40, "SELECT x FROM a{0} UNION ALL SELECT x FROM a{0}"), (), SqlError,
@@ -240,3 +243,32 @@ def test_a_kept_query_answers_with_new_columns_when_its_table_has_them(sql):
     sql.execute("DROP TABLE t")
     with pytest.raises(SqlError, match="no such table"):
         sql("SELECT * FROM t WHERE id = ?", ("a",))
+
+
+def test_preparing_leaves_the_memory_of_the_process_unbounded_again(sql):
+    before = apsw.hard_heap_limit(-1)
+    assert before == 0
+    with pytest.raises(SqlError, match="too large for memory"):
+        sql(NASTY["an expression doubled"][0])
+    assert apsw.hard_heap_limit(-1) == before
+    sql("SELECT count(*) FROM (SELECT id FROM t UNION SELECT id FROM t)")
+    assert apsw.hard_heap_limit(-1) == before
+
+
+def test_an_expression_multiplied_by_views_is_refused(sql):
+    sql.execute("CREATE VIEW v0 AS SELECT n AS x FROM t")
+    for i in range(1, 40):
+        sql.execute(f"CREATE VIEW v{i} AS SELECT x + x AS x FROM v{i - 1}")
+    with pytest.raises(SqlError, match="too large for memory"):
+        sql("SELECT x FROM v39")
+    assert len(sql("SELECT x FROM v5")) == 3
+
+
+def test_a_statement_is_stopped_when_sql_takes_the_memory_of_the_process(sql, monkeypatch):
+    monkeypatch.setattr(
+        "luma_lab.engine.sql_guard.MAX_MEMORY_BYTES", apsw.memory_used() + (8 << 20)
+    )
+    with pytest.raises(SqlError, match="MiB of memory"):
+        sql(ENDLESS + "SELECT median(i) FROM n", timeout_ms=20_000)
+    monkeypatch.undo()
+    assert sql("SELECT count(*) FROM t").rows == [(3,)]
