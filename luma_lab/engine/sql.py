@@ -7,7 +7,6 @@ runs in (``INSERT OR ROLLBACK``); each leaves the event ``sql_executed``.
 
 import contextlib
 import threading
-import time
 
 import apsw
 
@@ -286,22 +285,20 @@ def _definitions(connection):
 
 def _explained(guard, reading, call, *args):
     """Return what a call returns; SQLite's refusals leave it as the house's errors."""
-    began = time.monotonic()
     try:
         return call(*args)
     except PASSED_ON:
         raise
     except (LumaError, apsw.Error, MemoryError, OverflowError, UnicodeDecodeError) as error:
-        raise _in_words(guard, reading, error, began) from None
+        raise _in_words(guard, reading, error) from None
 
 
-def _in_words(guard, reading, error, began):
+def _in_words(guard, reading, error):
     stopped = isinstance(error, apsw.InterruptError)
     denied = isinstance(error, apsw.Error) and guard.refused == sql_guard.TOO_LATE
     if deadline.passed() and (stopped or denied or isinstance(error, LumaError)):
         return SqlTimeout(
-            f"the statement was stopped after {time.monotonic() - began:.1f} s: its time limit "
-            "had passed; nothing was changed"
+            "the statement was stopped: its time limit had passed; nothing was changed"
         )
     if isinstance(error, LumaError):
         return error
