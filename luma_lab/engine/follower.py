@@ -78,7 +78,7 @@ class Follower:
         self._database.check()  # before the lock: after a fork nobody would ever release it
         with self._lock:
             try:
-                version = self._connection.pragma("data_version")
+                version = self._connection.execute("PRAGMA data_version").get
                 if version != self._version:
                     self._absorb()
                     self._version = version
