@@ -217,7 +217,8 @@ class Follower:
                 view.applied = max(view.applied, head.offset)
             self.head = head
         finally:
-            connection.execute("COMMIT")
+            if connection.in_transaction:  # some faults end it, and are not to be hidden
+                connection.execute("COMMIT")
 
     def _apply_changes(self, connection):
         """Move the views by the log's new entries; return whether the catalog changed."""

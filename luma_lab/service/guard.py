@@ -60,6 +60,11 @@ class Guard:
         self._secret = secret or secrets.token_urlsafe(32)
 
     @property
+    def page_secret(self):
+        """What the pages sign their sessions with, bytes; the same in all processes of a port."""
+        return hashlib.sha256(b"pages " + self._secret.encode()).digest()
+
+    @property
     def asks_for_key(self):
         """Whether clients need a key at all."""
         return not self._open

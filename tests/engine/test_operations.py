@@ -233,3 +233,11 @@ def test_a_statement_that_runs_on_is_stopped_and_all_is_undone(lab, docs):
         lab.apply([FIRST, {"op": "sql", "sql": endless}], sql_timeout_ms=50)
     assert caught.value.index == 1
     assert everything(lab) == before
+
+
+@pytest.mark.parametrize("name", [["x"], {}, 1, None, "state.putt"])
+def test_what_is_no_name_of_an_operation_is_refused(lab, docs, name):
+    before = everything(lab)
+    with pytest.raises(UnknownName) as refused:
+        lab.apply([FIRST, {"op": name, "key": "k"}])
+    assert refused.value.index == 1 and everything(lab) == before

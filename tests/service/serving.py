@@ -1,4 +1,4 @@
-"""``luma serve`` in processes of its own, with the workbench left out: it takes seconds to load."""
+"""``luma serve`` in processes of its own; the workbench is left out where it isn't asked for."""
 
 import contextlib
 import os
@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 from children import ROOT
 
-SERVE = "from luma_lab import cli; cli._pages = lambda lab: None; cli.main()"
+SERVE = "from luma_lab import cli; cli.main()"
+BARE = "from luma_lab import cli; cli._pages = lambda lab: None; cli.main()"
 
 
 class Serving:
@@ -26,12 +27,14 @@ class Serving:
         Further words of the command line.
     port : int
         0: any free one.
+    pages : bool
+        Whether there is a workbench; it takes seconds to load.
     """
 
-    def __init__(self, directory, *flags, port=0):
+    def __init__(self, directory, *flags, port=0, pages=False):
         words = ["serve", "--auth", "open", "--port", str(port), "--data-dir", str(directory)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, *words, *flags],
+            [sys.executable, "-c", SERVE if pages else BARE, *words, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -83,9 +86,9 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(directory, *flags, port=0):
+def serving(directory, *flags, port=0, pages=False):
     """Serve a directory; everything is killed at the end."""
-    server = Serving(directory, *flags, port=port)
+    server = Serving(directory, *flags, port=port, pages=pages)
     try:
         yield server
     finally:
