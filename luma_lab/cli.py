@@ -295,7 +295,8 @@ def _serve(settings):
         work(announce=announce)
     else:
         sockets = bind(settings)
-        url = f"http://{settings.bind}:{sockets[0].getsockname()[1]}"
+        host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+        url = f"http://{host}:{sockets[0].getsockname()[1]}"
         has_pages = find_spec("panel") is not None
         Workers(sockets, work).run(settings.workers, lambda: announce(url, has_pages))
     print("stopped")

@@ -1,4 +1,4 @@
-"""Any sequence of operations on a lab, against plain dicts that do the same."""
+"""Any sequence of operations on a lab, in two processes, against plain dicts that do the same."""
 
 import shutil
 import tempfile
@@ -10,6 +10,7 @@ from hand_clock import HandClock
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from second_process import COUNTS, QUERY, WAYS, Elsewhere, build_or_drop, picture, second_process
 
 from luma_lab.engine.lab import Lab
 from luma_lab.engine.upkeep import Retention
@@ -30,11 +31,25 @@ VECTORS = st.tuples(*[FLOATS] * DIM)
 VALUES = st.none() | st.integers(-5, 5) | st.text(max_size=3) | st.just({"big": "x" * 6000})
 DOCS = st.none() | st.integers(0, 2) | st.dictionaries(st.sampled_from("abc"), st.integers(0, 2))
 NAMES = st.sampled_from(["docs", "more"])
+WHERE = st.booleans()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def other_process():
+    """One process for all examples: starting it takes longer than what it does."""
+    with second_process() as process:
+        LabMachine.process = process
+        yield
 
 
 class LabMachine(RuleBasedStateMachine):
-    """`points` holds a dict of id to (vector, meta) per collection, `state` a dict of key to
-    (value, revision, expires_at_ms), `documents` of id to (doc, revision), `table` of id to n."""
+    """Rules run in this process or, once a second lab is open, in the other one: `elsewhere` says.
+
+    `points` holds a dict of id to (vector, meta) per collection, `state` a dict of key to
+    (value, revision, expires_at_ms), `documents` of id to (doc, revision), `table` of id to n.
+    """
+
+    process = None
 
     def __init__(self):
         super().__init__()
@@ -56,39 +71,47 @@ class LabMachine(RuleBasedStateMachine):
         self.lab.sql.execute("CREATE TABLE t (id TEXT PRIMARY KEY, n INTEGER CHECK (n >= 0))")
         self.head += 1
 
-    def create(self, name):
-        self.lab.create_collection(name, DIM, self.metrics[name])
+    def create(self, name, elsewhere=False):
+        self.at(elsewhere).create_collection(name, DIM, self.metrics[name])
         self.points[name] = {}
         self.head += 1
 
     # points
 
-    @rule(name=NAMES)
-    def create_collection(self, name):
+    @rule(name=NAMES, elsewhere=WHERE)
+    def create_collection(self, name, elsewhere):
         if name in self.points:
             with pytest.raises(AlreadyExists):
-                self.lab.create_collection(name, DIM)
+                self.at(elsewhere).create_collection(name, DIM)
         else:
-            self.create(name)
+            self.create(name, elsewhere)
 
-    @rule(name=NAMES)
-    def drop_collection(self, name):
+    @rule(name=NAMES, elsewhere=WHERE)
+    def drop_collection(self, name, elsewhere):
         if name == "more" and name in self.points:
-            self.lab.drop_collection(name)
+            self.at(elsewhere).drop_collection(name)
             del self.points[name]
             self.head += 1
 
-    @rule(name=NAMES, batch=st.dictionaries(IDS, st.tuples(VECTORS, VALUES), min_size=1))
-    def upsert(self, name, batch):
+    @rule(
+        name=NAMES,
+        batch=st.dictionaries(IDS, st.tuples(VECTORS, VALUES), min_size=1),
+        elsewhere=WHERE,
+    )
+    def upsert(self, name, batch, elsewhere):
         if name in self.points:
-            self.write(self.either().collection(name).upsert, batch)
+            self.write(self.at(elsewhere).collection(name).upsert, batch)
             self.points[name].update(batch)
 
-    @rule(name=NAMES, batch=st.dictionaries(IDS, st.tuples(VECTORS, VALUES), min_size=1))
-    def add(self, name, batch):
+    @rule(
+        name=NAMES,
+        batch=st.dictionaries(IDS, st.tuples(VECTORS, VALUES), min_size=1),
+        elsewhere=WHERE,
+    )
+    def add(self, name, batch, elsewhere):
         if name not in self.points:
             return
-        verb = self.lab.collection(name).add
+        verb = self.at(elsewhere).collection(name).add
         if batch.keys() & self.points[name].keys():
             with pytest.raises(AlreadyExists):
                 self.write(verb, batch, counted=False)
@@ -96,11 +119,15 @@ class LabMachine(RuleBasedStateMachine):
             self.write(verb, batch)
             self.points[name].update(batch)
 
-    @rule(name=NAMES, batch=st.dictionaries(IDS, st.tuples(VECTORS, VALUES), min_size=1))
-    def update(self, name, batch):
+    @rule(
+        name=NAMES,
+        batch=st.dictionaries(IDS, st.tuples(VECTORS, VALUES), min_size=1),
+        elsewhere=WHERE,
+    )
+    def update(self, name, batch, elsewhere):
         if name not in self.points:
             return
-        verb = self.lab.collection(name).update
+        verb = self.at(elsewhere).collection(name).update
         if batch.keys() <= self.points[name].keys():
             self.write(verb, batch)
             self.points[name].update(batch)
@@ -108,18 +135,18 @@ class LabMachine(RuleBasedStateMachine):
             with pytest.raises(PointNotFound):
                 self.write(verb, batch, counted=False)
 
-    @rule(name=NAMES, id=IDS, meta=VALUES)
-    def update_meta(self, name, id, meta):
+    @rule(name=NAMES, id=IDS, meta=VALUES, elsewhere=WHERE)
+    def update_meta(self, name, id, meta, elsewhere):
         if name in self.points and id in self.points[name]:
-            self.lab.collection(name).update(id, metas=meta)
+            self.at(elsewhere).collection(name).update(id, metas=meta)
             self.points[name][id] = (self.points[name][id][0], meta)
             self.head += 1
 
-    @rule(name=NAMES, ids=st.lists(IDS, min_size=1, max_size=4))
-    def delete(self, name, ids):
+    @rule(name=NAMES, ids=st.lists(IDS, min_size=1, max_size=4), elsewhere=WHERE)
+    def delete(self, name, ids, elsewhere):
         if name in self.points:
             gone = set(ids) & self.points[name].keys()
-            assert self.either().collection(name).delete(ids).count == len(gone)
+            assert self.at(elsewhere).collection(name).delete(ids).count == len(gone)
             for id in gone:
                 del self.points[name][id]
             self.head += len(gone)
@@ -146,29 +173,30 @@ class LabMachine(RuleBasedStateMachine):
         assert result.expires_at_ms == expires
         self.state[key] = (value, self.head, expires)
 
-    @rule(key=KEYS, value=VALUES, ttl_ms=st.none() | st.integers(1, 50))
-    def put(self, key, value, ttl_ms):
+    @rule(key=KEYS, value=VALUES, ttl_ms=st.none() | st.integers(1, 50), elsewhere=WHERE)
+    def put(self, key, value, ttl_ms, elsewhere):
         self.sweep()
-        self.note_put(key, value, ttl_ms, self.either().state.put(key, value, ttl_ms=ttl_ms))
+        self.note_put(key, value, ttl_ms, self.at(elsewhere).state.put(key, value, ttl_ms=ttl_ms))
 
-    @rule(key=KEYS, value=VALUES, guess=st.sampled_from(["right", "zero", "old"]))
-    def compare_and_set(self, key, value, guess):
+    @rule(key=KEYS, value=VALUES, guess=st.sampled_from(["right", "zero", "old"]), elsewhere=WHERE)
+    def compare_and_set(self, key, value, guess, elsewhere):
         self.sweep()
         actual = self.live(key)[1] if self.live(key) else 0
+        state = self.at(elsewhere).state
         revision = {"right": actual, "zero": 0, "old": max(0, actual - 1)}[guess]
         if revision == actual:
-            result = self.lab.state.put(key, value, if_revision=revision)
+            result = state.put(key, value, if_revision=revision)
             self.note_put(key, value, None, result)
         else:
             with pytest.raises(RevisionConflict):
-                self.lab.state.put(key, value, if_revision=revision)
+                state.put(key, value, if_revision=revision)
             with pytest.raises(RevisionConflict):
-                self.lab.state.delete(key, if_revision=revision)
+                state.delete(key, if_revision=revision)
 
-    @rule(key=KEYS)
-    def delete_key(self, key):
+    @rule(key=KEYS, elsewhere=WHERE)
+    def delete_key(self, key, elsewhere):
         self.sweep()
-        count = self.either().state.delete(key).count
+        count = self.at(elsewhere).state.delete(key).count
         assert count == (self.state.pop(key, None) is not None)
         self.head += count
 
@@ -187,11 +215,11 @@ class LabMachine(RuleBasedStateMachine):
 
     # documents and SQL
 
-    @rule(id=IDS, doc=DOCS, guess=st.sampled_from([None, "right", "wrong"]))
-    def put_document(self, id, doc, guess):
+    @rule(id=IDS, doc=DOCS, guess=st.sampled_from([None, "right", "wrong"]), elsewhere=WHERE)
+    def put_document(self, id, doc, guess, elsewhere):
         actual = self.documents.get(id, (None, 0))[1]
         expected = {None: None, "right": actual, "wrong": actual + 1}[guess]
-        notes = self.either().documents("notes")
+        notes = self.at(elsewhere).documents("notes")
         if guess == "wrong":
             with pytest.raises(RevisionConflict):
                 notes.put(id, doc, if_revision=expected)
@@ -200,9 +228,13 @@ class LabMachine(RuleBasedStateMachine):
         assert notes.put(id, doc, if_revision=expected).revision == self.head
         self.documents[id] = (doc, self.head)
 
-    @rule(id=IDS, changes=st.dictionaries(st.sampled_from("ab"), st.none() | st.integers(0, 3)))
-    def patch_document(self, id, changes):
-        notes = self.either().documents("notes")
+    @rule(
+        id=IDS,
+        changes=st.dictionaries(st.sampled_from("ab"), st.none() | st.integers(0, 3)),
+        elsewhere=WHERE,
+    )
+    def patch_document(self, id, changes, elsewhere):
+        notes = self.at(elsewhere).documents("notes")
         if id not in self.documents:
             with pytest.raises(DocumentNotFound):
                 notes.update(id, changes)
@@ -219,15 +251,15 @@ class LabMachine(RuleBasedStateMachine):
         assert (found.doc, found.revision) == (merged, self.head)
         self.documents[id] = (merged, self.head)
 
-    @rule(id=IDS)
-    def delete_document(self, id):
+    @rule(id=IDS, elsewhere=WHERE)
+    def delete_document(self, id, elsewhere):
         there = self.documents.pop(id, None) is not None
-        assert self.either().documents("notes").delete(id).count == there
+        assert self.at(elsewhere).documents("notes").delete(id).count == there
         self.head += there
 
-    @rule(id=IDS, n=st.integers(-1, 5))
-    def write_row(self, id, n):
-        sql = self.either().sql
+    @rule(id=IDS, n=st.integers(-1, 5), elsewhere=WHERE)
+    def write_row(self, id, n, elsewhere):
+        sql = self.at(elsewhere).sql
         if n < 0:
             with pytest.raises(SqlError):
                 sql.execute("INSERT OR ROLLBACK INTO t VALUES (?, ?)", (id, n))
@@ -245,8 +277,9 @@ class LabMachine(RuleBasedStateMachine):
         vector=VECTORS,
         n=st.integers(0, 5),
         bad=st.booleans(),
+        elsewhere=WHERE,
     )
-    def apply_a_list(self, key, value, id, doc, vector, n, bad):
+    def apply_a_list(self, key, value, id, doc, vector, n, bad, elsewhere):
         """All five kinds in one commit, or, where the last can't be, none."""
         self.sweep()
         operations = [
@@ -259,10 +292,10 @@ class LabMachine(RuleBasedStateMachine):
         if bad:
             operations.append({"op": "state.put", "key": key, "value": 1, "if_revision": 10**9})
             with pytest.raises(RevisionConflict) as caught:
-                self.either().apply(operations)
+                self.at(elsewhere).apply(operations)
             assert caught.value.index == 5
             return
-        applied = self.either().apply(operations)
+        applied = self.at(elsewhere).apply(operations)
         first = self.head + 1
         assert (applied.first_offset, applied.offset) == (first, first + 4)
         self.state[key] = (value, first, None)
@@ -331,7 +364,13 @@ class LabMachine(RuleBasedStateMachine):
 
     def seen(self):
         docs = self.lab.collection("docs")
-        return self.as_dict(docs.scroll(limit=100)[0]), dict(self.lab.state), self.lab.head
+        seen = self.as_dict(docs.scroll(limit=100)[0]), dict(self.lab.state), self.lab.head
+        if isinstance(self.second, Elsewhere):
+            there = self.second.ask("picture")
+            points = {id: (vector, meta) for id, vector, meta in there["points"]["docs"]["points"]}
+            state = {key: value for key, (value, *_) in there["state"].items()}
+            assert (points, state, there["head"]) == seen
+        return seen
 
     # the lab itself
 
@@ -340,24 +379,24 @@ class LabMachine(RuleBasedStateMachine):
         self.lab.close()
         self.lab = Lab(self.path, clock=self.clock)
 
-    @rule()
-    def open_or_close_a_second_lab(self):
-        if self.second is None:
-            self.second = Lab(self.path, clock=self.clock)
-        else:
+    @rule(process=st.booleans())
+    def open_or_close_a_second_lab(self, process):
+        """In the other process, or in this one."""
+        if self.second is not None:
             self.second.close()
             self.second = None
-
-    @rule()
-    def build_or_drop_an_index(self):
-        # Jobs and index events move the head by a number of their own.
-        docs = self.lab.collection("docs")
-        if docs.index_status()["available"]:
-            docs.drop_index()
+        elif process:
+            self.second = Elsewhere(self.process, self.path, self.clock)
         else:
-            docs.build_index("vamana", max_degree=6, build_list_size=10).result(60)
-            for job in self.lab.jobs():
-                job._done.wait(60)
+            self.second = Lab(self.path, clock=self.clock)
+
+    @rule(elsewhere=WHERE)
+    def build_or_drop_an_index(self, elsewhere):
+        # Jobs and index events move the head by a number of their own.
+        if elsewhere and isinstance(self.second, Elsewhere):
+            self.second.ask("build_or_drop")
+        else:
+            build_or_drop(self.at(elsewhere))
         self.sweep()
         self.head = self.lab.head
 
@@ -368,8 +407,8 @@ class LabMachine(RuleBasedStateMachine):
         self.lab._upkeep._retention = Retention()
         self.kept_from = max(self.kept_from, self.lab.head + 1 - keep)
 
-    def either(self):
-        return self.second or self.lab
+    def at(self, elsewhere):
+        return (self.second if elsewhere else None) or self.lab
 
     # what must always hold
 
@@ -378,62 +417,51 @@ class LabMachine(RuleBasedStateMachine):
         return {p.id: (tuple(p.vector.tolist()), p.meta) for p in points}
 
     @invariant()
-    def everything_is_as_in_the_dicts(self):
+    def both_labs_are_as_the_dicts(self):
         self.sweep()
-        for lab in filter(None, (self.lab, self.second)):
-            assert [c.name for c in lab.collections()] == sorted(self.points)
-            for name, points in self.points.items():
-                docs = lab.collection(name)
-                page, after = docs.scroll(limit=100)
-                assert after is None
-                assert self.as_dict(page) == points
-                assert [p.id for p in page] == sorted(points, key=str.encode)
-                assert len(docs) == docs.info().live_count == len(points)
-            assert {i.key: (i.value, i.revision, i.expires_at_ms) for i in lab.state.scan()} == (
-                self.state
-            )
-            assert len(lab.state) == len(self.state)
-            found = lab.documents("notes").find(limit=100)
-            assert {d.id: (d.doc, d.revision) for d in found} == self.documents
-            assert [d.id for d in lab.documents("notes").find("a = 1", limit=100)] == sorted(
-                (
-                    i
-                    for i, (d, _) in self.documents.items()
-                    if isinstance(d, dict) and d.get("a") == 1
-                ),
-                key=str.encode,
-            )
-            assert dict(lab.sql("SELECT id, n FROM t").rows) == self.table
-            assert lab.sql("SELECT count(*) FROM documents('notes')").rows == [
-                (len(self.documents),)
-            ]
-            assert lab.head == self.head
-            assert lab.first_offset == self.kept_from
+        pictures = [picture(self.lab)]
+        if isinstance(self.second, Elsewhere):
+            pictures.append(self.second.ask("picture"))
+        elif self.second is not None:
+            pictures.append(picture(self.second))
+        for shown in pictures:
+            self.check_points(shown)
+            self.check_searches(shown)
+            assert (shown["state"], shown["keys"]) == (self.state, len(self.state))
+            assert shown["documents"] == self.documents
+            assert shown["counted"] == len(self.documents)
+            ones = [i for i, (d, _) in self.documents.items() if isinstance(d, dict)]
+            ones = [i for i in ones if self.documents[i][0].get("a") == 1]
+            assert shown["found"] == sorted(ones, key=str.encode)
+            assert shown["table"] == self.table
+            assert (shown["head"], shown["first"]) == (self.head, self.kept_from)
+            assert shown["offsets"] == list(range(self.kept_from, self.head + 1))
 
-    @invariant()
-    def searches_are_brute_force(self):
-        query = np.array([0.3, -1.7, 2.2])
-        for lab in filter(None, (self.lab, self.second)):
-            for name, points in self.points.items():
-                vectors = np.array([v for v, _ in points.values()]).reshape(-1, DIM)
-                if self.metrics[name] == "l2":
-                    scores = -((vectors - query) ** 2).sum(axis=1)
-                else:
-                    scores = vectors @ query
-                wanted = sorted(scores, reverse=True)
-                by_id = dict(zip(points, scores, strict=True))
-                for options in ({"exact": True}, {"search_list_size": 64}):
-                    for k in (2, 50):
-                        hits = lab.collection(name).search(query, k=k, **options)
-                        assert [h.meta for h in hits] == [points[h.id][1] for h in hits]
-                        found = [by_id[h.id] for h in hits]
-                        assert np.allclose(found, wanted[:k], atol=1e-4)
-                        assert np.allclose([h.score for h in hits], found, atol=1e-4)
+    def check_points(self, shown):
+        assert list(shown["points"]) == sorted(self.points)
+        for name, points in self.points.items():
+            found = shown["points"][name]
+            assert found["after"] is None
+            assert {id: (vector, meta) for id, vector, meta in found["points"]} == points
+            assert [id for id, *_ in found["points"]] == sorted(points, key=str.encode)
+            assert found["counts"] == (len(points), len(points))
 
-    @invariant()
-    def the_log_is_whole(self):
-        events = self.lab.events.read("earliest", limit=10**6)
-        assert [e.offset for e in events] == list(range(self.kept_from, self.head + 1))
+    def check_searches(self, shown):
+        """Every search is brute force."""
+        for name, points in self.points.items():
+            vectors = np.array([v for v, _ in points.values()]).reshape(-1, DIM)
+            if self.metrics[name] == "l2":
+                scores = -((vectors - QUERY) ** 2).sum(axis=1)
+            else:
+                scores = vectors @ QUERY
+            wanted = sorted(scores, reverse=True)
+            by_id = dict(zip(points, scores, strict=True))
+            asked = [k for _ in WAYS for k in COUNTS]
+            for k, hits in zip(asked, shown["searches"][name], strict=True):
+                assert [meta for *_, meta in hits] == [points[id][1] for id, *_ in hits]
+                found = [by_id[id] for id, *_ in hits]
+                assert np.allclose(found, wanted[:k], atol=1e-4)
+                assert np.allclose([score for _, score, _ in hits], found, atol=1e-4)
 
     def teardown(self):
         try:

@@ -6,6 +6,7 @@ the other in the same run. Run as a program: ``python -m luma_lab.bench.ssebench
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from luma_lab import codec
 EVENT_DATA = {"text": "x" * 120}
 PACE_SECS = 0.004
 READ_LIMIT_SECS = 120.0
+REQUEST = b"GET /v1/stream?since=latest HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 _COMMON = """
 import asyncio, json, os, resource, sys, threading, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -26,6 +28,9 @@ def rss():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 def say(**fields):
     print(json.dumps(fields), flush=True)
+def tell(live):
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    say(cpu=cpu(), rss=rss(), peak=peak, live=live)
 """
 _OURS = """
 import luma_lab as luma
@@ -36,16 +41,16 @@ async def main():
         server = await Server(lab, Settings(port=0, auth="open")).start()
         say(port=server.port)
         await asyncio.to_thread(sys.stdin.readline)
-        say(cpu=cpu(), rss=rss())
+        tell(len(server._service.fanout))
         def publish():
             for i in range(events):
                 lab.events.publish("tick", data)
                 time.sleep(pace)
         await asyncio.to_thread(publish)
         await asyncio.to_thread(sys.stdin.readline)
-        say(cpu=cpu(), rss=rss())
+        tell(len(server._service.fanout))
         await asyncio.to_thread(sys.stdin.readline)
-        say(cpu=cpu(), rss=rss())
+        tell(len(server._service.fanout))
         await server.stop()
 asyncio.run(main())
 """
@@ -66,7 +71,7 @@ async def main():
     server = Application([("/v1/stream", Stream)]).listen(0, address="127.0.0.1")
     say(port=next(iter(server._sockets.values())).getsockname()[1])
     await asyncio.to_thread(sys.stdin.readline)
-    say(cpu=cpu(), rss=rss())
+    tell(len(handlers))
     for i in range(1, events + 1):
         now = int(time.time() * 1000)
         body = json.dumps({"offset": i, "ts_ms": now, "type": "tick", "data": data})
@@ -76,9 +81,9 @@ async def main():
             handler.flush()
         await asyncio.sleep(pace)
     await asyncio.to_thread(sys.stdin.readline)
-    say(cpu=cpu(), rss=rss())
+    tell(len(handlers))
     await asyncio.to_thread(sys.stdin.readline)
-    say(cpu=cpu(), rss=rss())
+    tell(len(handlers))
     os._exit(0)
 asyncio.run(main())
 """
@@ -89,7 +94,9 @@ def measure(subscribers=1000, events=1000, stalled=10, *, pace_secs=PACE_SECS):
 
     Each of the two holds: ``cpu_us`` of the server a delivery, ``whole`` and ``stalled_whole``
     (how many streams got every event once and in order; stalled ones read only at the end),
-    ``rss_mb`` before, with the stalled backlog, and after.
+    ``live`` (to how many events went straight) and ``rss_mb``, both before, with the stalled
+    backlog, and after, and ``peak_mb``. Ours drops the stalled ones from those it hands events
+    to and replays the log to them later; with at least 1,000 events none fits into its socket.
     """
     ours = asyncio.run(_run(_OURS, subscribers, events, stalled, pace_secs))
     theirs = asyncio.run(_run(_THEIRS, subscribers, events, stalled, pace_secs))
@@ -107,33 +114,44 @@ async def _run(script, subscribers, events, stalled, pace_secs):
     try:
         port = _heard(server)["port"]
         readers = []
-        for number in range(subscribers):
+        late = [_unread(port) for _ in range(stalled)]
+        for _ in range(subscribers - stalled):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
-            writer.write(b"GET /v1/stream?since=latest HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            writer.write(REQUEST)
             await reader.readuntil(b"\r\n\r\n")
-            readers.append((reader, writer, number < stalled))
+            readers.append((reader, writer))
         await asyncio.sleep(1)
         before = await _tell(server)
-        healthy = [r for r, _, is_stalled in readers if not is_stalled]
-        late = [r for r, _, is_stalled in readers if is_stalled]
-        told = await asyncio.gather(*[_ids(reader, events) for reader in healthy])
+        told = await asyncio.gather(*[_ids(reader, events) for reader, _ in readers])
         during = await _tell(server)
-        told_late = await asyncio.gather(*[_ids(reader, events) for reader in late])
+        late_readers = [await asyncio.open_connection(sock=sock) for sock in late]
+        told_late = await asyncio.gather(*[_ids(reader, events) for reader, _ in late_readers])
         after = await _tell(server)
-        for _, writer, _ in readers:
+        for _, writer in readers + late_readers:
             writer.close()
         wanted = list(range(told[0][0], told[0][0] + events)) if told and told[0] else []
         return {
-            "cpu_us": (during["cpu"] - before["cpu"]) / (len(healthy) * events) * 1e6,
+            "cpu_us": (during["cpu"] - before["cpu"]) / (len(told) * events) * 1e6,
             "whole": sum(ids == wanted for ids in told),
             "stalled_whole": sum(ids == wanted for ids in told_late),
+            "live": [moment["live"] for moment in (before, during, after)],
             "rss_mb": [round(moment["rss"], 1) for moment in (before, during, after)],
+            "peak_mb": round(after["peak"], 1),
         }
     finally:
         server.kill()
         server.wait()
         server.stdin.close()
         server.stdout.close()
+
+
+def _unread(port):
+    """Return a connection with a stream of which nothing is read, and little fits in between."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", port))
+    sock.sendall(REQUEST)
+    return sock
 
 
 async def _ids(reader, count):

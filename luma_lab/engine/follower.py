@@ -78,7 +78,7 @@ class Follower:
         self._database.check()  # before the lock: after a fork nobody would ever release it
         with self._lock:
             try:
-                version = self._connection.pragma("data_version")
+                version = self._connection.execute("PRAGMA data_version").get
                 if version != self._version:
                     self._absorb()
                     self._version = version
@@ -217,7 +217,8 @@ class Follower:
                 view.applied = max(view.applied, head.offset)
             self.head = head
         finally:
-            connection.execute("COMMIT")
+            if connection.in_transaction:  # some faults end it, and are not to be hidden
+                connection.execute("COMMIT")
 
     def _apply_changes(self, connection):
         """Move the views by the log's new entries; return whether the catalog changed."""

@@ -89,7 +89,7 @@ def _prepare(fields, sql_timeout_ms):
     if not isinstance(fields, dict):
         raise InvalidArgument(f"an operation is a {type(fields).__name__}: expected a dict")
     name = fields.get("op")
-    if name not in _PREPARE:
+    if not isinstance(name, str) or name not in _PREPARE:
         raise UnknownName("operation", name, _PREPARE)
     needed, allowed, prepare = _PREPARE[name]
     missing = [field for field in needed if field not in fields]

@@ -49,8 +49,6 @@ def find_candidates(snapshot, queries, k, *, search_list_size=None, exact=False,
     walks = snapshot.index is not None and not exact and snapshot.indexed_rows > 0
     start = snapshot.indexed_rows if walks else 0
     dead = snapshot.dead_tail if walks else snapshot.dead_tail + snapshot.dead_indexed
-    hops = np.zeros(len(queries), np.int64)
-    comparisons = np.zeros(len(queries), np.int64)
     rows = distances = None
     if walks:
         size = search_list_size or snapshot.row.params.get("search_list_size", DEFAULT_LIST_SIZE)
@@ -59,8 +57,9 @@ def find_candidates(snapshot, queries, k, *, search_list_size=None, exact=False,
             queries, k=k, search_list_size=max(size, k), threads=threads, mask=mask
         )
         rows, distances = found.rows, found.distances
-        hops += found.stats.hops
-        comparisons += found.stats.comparisons
+        hops, comparisons = found.stats.hops, found.stats.comparisons
+    else:
+        hops = comparisons = np.zeros(len(queries), np.int64)
     if start < total or rows is None:
         tail = exact_search(
             snapshot.vectors,
@@ -72,7 +71,7 @@ def find_candidates(snapshot, queries, k, *, search_list_size=None, exact=False,
             start=start,
             stop=total,
         )
-        comparisons += total - start - dead
+        comparisons = comparisons + (total - start - dead)
         rows, distances = tail if rows is None else _merge((rows, distances), tail, k)
     strategy = "exact" if not walks else "walk+tail" if start < total else "walk"
     elapsed = (time.perf_counter() - started) * 1000

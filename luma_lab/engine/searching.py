@@ -5,7 +5,9 @@ transaction that began before the vectors were looked up. So every hit satisfies
 the very meta it is returned with, and no match is lost to a write in between.
 """
 
+import math
 import time
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +16,8 @@ from luma_lab.engine import builds, filters, meta_indexes, planner, points
 from luma_lab.errors import InvalidArgument, LumaError
 from luma_lab.store import catalog, deadline, mappings
 from luma_lab.store.database import luma_errors
-from luma_lab.types import Group, Hit, Hits
+from luma_lab.store.nearest import read_nearest
+from luma_lab.types import LARGEST_SQUARE, Group, Hit, Hits
 
 RETRIES = 8
 WIDEN = 4
@@ -36,31 +39,44 @@ def search(
     group_limit=1,
     explain=False,
     threads=1,
+    hit=None,
 ):
-    """Return a list of `Hits`, one for each vector; see `Collection.search`."""
+    """Return a list of `Hits`, one for each vector; see `Collection.search`.
+
+    Parameters
+    ----------
+    hit : callable, optional
+        Makes what stands for a `Hit` in the answer of a search that neither groups nor cuts, of
+        (id, score, meta as JSON text, vector).
+    """
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise InvalidArgument(f"invalid k: {k!r}: expected an int of at least 1")
     k = int(k)
-    builds.check_list_size(search_list_size, k)
-    _check_min_score(min_score)
-    tree = filters.parse(filter)
+    if search_list_size is not None:
+        builds.check_list_size(search_list_size, k)
+    if min_score is not None:
+        _check_min_score(min_score)
+    tree = None if filter is None else filters.parse(filter)
     groups = None if group_by is None else _Grouping(group_by, group_limit)
     if min_offset is not None:
         parts.follower.wait_for(min_offset, parts.wait_secs)
     snapshot = parts.follower.snapshot(name)
-    count = len(vectors) if dimensions(vectors) != 0 else 1
-    if count == 0:
-        return []
-    queries = points.check_vectors(vectors, count, snapshot.row.dim, name)
+    queries = _one_query(vectors, snapshot.row.dim)
+    if queries is None:
+        count = len(vectors) if dimensions(vectors) != 0 else 1
+        if count == 0:
+            return []
+        queries = points.check_vectors(vectors, count, snapshot.row.dim, name)
+    fetch = partial(_fetch, hit or _hit, include_vector)
     options = {"search_list_size": search_list_size, "exact": exact, "threads": threads}
     if tree is None:
         answers, found, snapshot, fetch_ms = _unfiltered(
-            parts, name, snapshot, queries, k, options, include_vector, groups
+            parts, name, snapshot, queries, k, options, fetch, groups
         )
         matches, plan_ms = None, 0.0
     else:
         answers, found, snapshot, fetch_ms, matches, plan_ms = _filtered(
-            parts, name, tree, queries, k, options, include_vector, groups
+            parts, name, tree, queries, k, options, fetch, groups
         )
     if min_score is not None:
         answers = [_above(hits, min_score) for hits in answers]
@@ -103,14 +119,26 @@ def dimensions(vectors):
         return None
 
 
-def _unfiltered(parts, name, snapshot, queries, k, options, include_vector, groups):
+def _one_query(vectors, dim):
+    """Return one good float32 vector as an array of shape (1, dim), or None: look closer."""
+    if type(vectors) is not list or len(vectors) != 1:
+        return None
+    vector = vectors[0]
+    if type(vector) is not np.ndarray or vector.dtype != np.float32 or vector.shape != (dim,):
+        return None
+    vector = np.ascontiguousarray(vector)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return vector[None] if np.dot(vector, vector) <= LARGEST_SQUARE else None
+
+
+def _unfiltered(parts, name, snapshot, queries, k, options, fetch, groups):
     for attempt in range(RETRIES + 1):
         deadline.check()
         wanted = _wanted(k, attempt, groups, max(1, snapshot.live_count))
         found = planner.find_candidates(snapshot, queries, wanted, **options)
         fetch_started = time.perf_counter()
         answers = [
-            _fetch(parts.database.reader(), snapshot, rows, distances, include_vector)
+            fetch(parts.database.reader(), snapshot, rows, distances)
             for rows, distances in zip(found.rows, found.distances, strict=True)
         ]
         # A point that died between the walk and the fetch leaves a hole: look again.
@@ -128,7 +156,7 @@ def _unfiltered(parts, name, snapshot, queries, k, options, include_vector, grou
 
 
 @luma_errors
-def _filtered(parts, name, tree, queries, k, options, include_vector, groups):
+def _filtered(parts, name, tree, queries, k, options, fetch, groups):
     connection = parts.database.reader()
     for _ in range(RETRIES):
         started = time.perf_counter()
@@ -147,7 +175,7 @@ def _filtered(parts, name, tree, queries, k, options, include_vector, groups):
                 found = planner.find_among(snapshot, queries, wanted, rows, **options)
                 fetch_started = time.perf_counter()
                 answers = [
-                    _fetch(connection, snapshot, r, d, include_vector)
+                    fetch(connection, snapshot, r, d)
                     for r, d in zip(found.rows, found.distances, strict=True)
                 ]
                 if groups is None:
@@ -172,20 +200,32 @@ def _wanted(k, attempt, groups, most):
     return min(k * groups.limit * WIDEN ** (attempt + 1), most)
 
 
-def _fetch(connection, snapshot, rows, distances, include_vector):
-    cosine = snapshot.row.metric == "cosine"
-    hits = Hits()
-    rows = [row for row in rows.tolist() if row >= 0]
-    alive = mappings.read_points_at(connection, snapshot.row.uid, rows)
+def _fetch(hit, include_vector, connection, snapshot, rows, distances):
+    best = 1.0 if snapshot.row.metric == "cosine" else 0.0
+    rows = rows.tolist()
+    if rows and rows[-1] < 0:
+        rows = [row for row in rows if row >= 0]
+    alive = read_nearest(connection, snapshot.row.uid, rows)
+    hits, last, in_order = Hits(), math.inf, True
+    found = []
     for row, distance in zip(rows, distances.tolist(), strict=False):
         point = alive.get(row)
         if point is None:
             continue
-        score = (1.0 if cosine else 0.0) - distance
+        score = best - distance
+        in_order = in_order and score < last
+        last = score
+        found.append((-score, point, row))
+    if not in_order:
+        found.sort()
+    for score, (id, meta), row in found:
         vector = snapshot.vectors[row].copy() if include_vector else None
-        hits.append(Hit(point.id, score, codec.decode(point.meta), vector))
-    hits.sort(key=lambda hit: (-hit.score, hit.id))
+        hits.append(hit(id, -score, meta, vector))
     return hits
+
+
+def _hit(id, score, meta, vector):
+    return Hit(id, score, None if meta == "null" else codec.decode(meta), vector)
 
 
 class _Grouping:

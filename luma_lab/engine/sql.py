@@ -7,21 +7,27 @@ runs in (``INSERT OR ROLLBACK``); each leaves the event ``sql_executed``.
 
 import contextlib
 import threading
-import time
 
 import apsw
-import numpy as np
 
 from luma_lab import codec
 from luma_lab.engine import sql_guard, sql_tables
-from luma_lab.engine.sql_guard import Guard
+from luma_lab.engine.sql_guard import Guard, Passed
+from luma_lab.engine.sql_parameters import check_cap, check_parameters, check_text
 from luma_lab.errors import InvalidArgument, LumaError, SqlError, SqlTimeout
 from luma_lab.store import deadline
 from luma_lab.types import Rows, WriteResult
 
-PROGRESS_STEPS = 1000
 EXECUTE_TIMEOUT_MS = 60_000
-PARAMETERS = (type(None), bool, int, float, str, bytes)
+# The caller's own to explain, and what is explained already.
+PASSED_ON = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.CorruptError,
+    apsw.ConnectionClosedError,
+    InvalidArgument,
+    SqlTimeout,
+)
 
 
 class Sql:
@@ -50,20 +56,26 @@ class Sql:
         params : sequence or dict
             None, bool, int, float, str, bytes, or a float32 array (bound as a blob).
         timeout_ms : int, optional
-            Stop it after so long.
+            Stop it after so long; where that is 500 or more, within twice the time.
         max_rows, max_bytes : int, optional
             Stop before more; ``truncated`` then says so.
 
         Raises
         ------
         InvalidArgument
-            It would change something, or is not exactly one statement.
+            It would change something, or is not exactly one statement; a cap is no int.
         SqlError, SqlTimeout
         """
         guard = self._open_reader()
-        params = _parameters(params)
-        with _limited(guard, timeout_ms), _explained(guard, reading=True):
-            return _query(guard, _text(text), params, max_rows, max_bytes)
+        params = check_parameters(params)
+        for name, cap in (("max_rows", max_rows), ("max_bytes", max_bytes)):
+            if cap is not None:
+                check_cap(name, cap)
+        if timeout_ms is None:
+            return _explained(guard, True, _query, guard, text, params, max_rows, max_bytes)
+        check_cap("timeout_ms", timeout_ms)
+        with deadline.limited(timeout_ms / 1000):
+            return _explained(guard, True, _query, guard, text, params, max_rows, max_bytes)
 
     def execute(self, text, params=(), *, timeout_ms=EXECUTE_TIMEOUT_MS):
         """Run one statement that changes tables of the users' own.
@@ -90,7 +102,7 @@ class Sql:
         checked = [checked_statement(text, params) for text, params in statements]
         if not checked:
             raise InvalidArgument("the batch is empty: expected at least one statement")
-        _check_timeout(timeout_ms)
+        check_cap("timeout_ms", timeout_ms)
         return self._apply(lambda unit: run_statements(unit, checked, timeout_ms), alone=True)
 
 
@@ -126,7 +138,7 @@ class Readers:
 
 def checked_statement(text, params):
     """Return (text, params) as :func:`run_statements` takes them."""
-    return _text(text), _parameters(params)
+    return check_text(text), check_parameters(params)
 
 
 def run_statements(unit, statements, timeout_ms):
@@ -136,11 +148,10 @@ def run_statements(unit, statements, timeout_ms):
     """
     guard = unit.guard
     results = []
-    with _limited(guard, timeout_ms):
+    with deadline.limited(timeout_ms / 1000) if timeout_ms else contextlib.nullcontext():
         for index, (text, params) in enumerate(statements):
             try:
-                with _explained(guard, reading=False):
-                    count = _run(guard, text, params)
+                count = _explained(guard, False, _run, guard, text, params)
             except LumaError as error:
                 if len(statements) > 1:
                     error.index = index
@@ -151,53 +162,87 @@ def run_statements(unit, statements, timeout_ms):
 
 
 def _query(guard, text, params, max_rows, max_bytes):
-    sql_guard.check_some(text)
-    connection = guard.connection
-    ours = not connection.in_transaction
-    if ours:
-        connection.execute("BEGIN")
-    try:
-        with guard.guarding():
-            cursor, seen = connection.cursor(), []
-            cursor.exec_trace = lambda c, statement, bindings: _look(
-                guard, c, text, statement, seen
-            )
-            rows, size, truncated = [], 0, False
-            # A text that passed the guard once may be prepared no more: none of the house's own
-            # statements, which SQLite keeps by their text too, could have passed.
-            passed = text in guard.passed
-            for row in cursor.execute(text, params, can_cache=passed):
-                if max_bytes is not None:
-                    size += sum(len(v) if isinstance(v, (str, bytes)) else 8 for v in row)
-                over = max_bytes is not None and size > max_bytes
-                if over or (max_rows is not None and len(rows) >= max_rows):
-                    truncated = True
-                    break
-                rows.append(row)
-            cursor.close()
-        if not passed:
-            guard.remember(text)
-        return Rows(_distinct(seen[0]), rows, truncated)
-    finally:
-        if ours and connection.in_transaction:
-            connection.execute("COMMIT")
+    passed = guard.passed.get(text) if type(text) is str else None
+    if passed is None:
+        sql_guard.check_some(check_text(text))
+    elif passed.is_kept and not guard.writes:
+        guard.begin(passed.cost, known=True)
+        try:
+            return Rows(passed.columns, *_fetch(guard, text, params, None, max_rows, max_bytes))
+        except apsw.Error:
+            if not guard.was_judged:
+                raise
+            # SQLite had dropped it, or the schema has changed: prepared anew, so measured anew.
+        finally:
+            guard.end()
+    found = []
 
-
-def _look(guard, cursor, text, statement, seen):
-    if text not in guard.passed:
+    def look(cursor, statement, bindings):
         sql_guard.check_single(text, statement)
-    if not cursor.is_readonly:
-        raise InvalidArgument(
-            "sql query endpoint only accepts SELECT statements: this one changes something"
-        )
-    seen.append([d[0] for d in cursor.get_description()])
-    return True
+        if not cursor.is_readonly:
+            raise InvalidArgument(
+                "sql query endpoint only accepts SELECT statements: this one changes something"
+            )
+        # One that was kept may be of an older schema, until its first step.
+        described = _description(guard, text, params) if is_kept else cursor.get_description()
+        columns = _distinct([name for name, *_ in described])
+        cost = guard.measure(cursor, text, statement, bindings)
+        found.append(Passed(columns, cost, is_kept))
+        return True
+
+    # A text that passed the guard once may be kept: none of the house's own statements, which
+    # SQLite keeps by their text too, could have passed.
+    is_kept = passed is not None
+    with guard.guarding():
+        rows, truncated = _fetch(guard, text, params, look, max_rows, max_bytes, is_kept)
+    guard.remember(text, found[0])
+    return Rows(found[0].columns, rows, truncated)
+
+
+def _description(guard, text, params):
+    """Return the columns of a query, prepared for this alone."""
+    found = []
+
+    def look(cursor, statement, bindings):
+        found.extend(cursor.get_description())
+        return False
+
+    cursor = guard.connection.cursor()
+    cursor.exec_trace = look
+    with contextlib.suppress(apsw.ExecTraceAbort):
+        cursor.execute(text, params, can_cache=False)
+    return found
+
+
+def _fetch(guard, text, params, look, max_rows, max_bytes, is_kept=True):
+    """Return (rows, truncated) of a statement; `look` is called before its first step."""
+    if look is None:
+        cursor = guard.connection.execute(text, params)
+    else:
+        cursor = guard.connection.cursor()
+        cursor.exec_trace = look
+        cursor.execute(text, params, can_cache=is_kept)
+    if max_rows is None and max_bytes is None:
+        return cursor.fetchall(), False
+    rows, size = [], 0
+    for row in cursor:
+        if max_bytes is not None:
+            for value in row:
+                size += len(value) if isinstance(value, (str, bytes)) else 8
+            if size > max_bytes:
+                cursor.close()
+                return rows, True
+        if len(rows) == max_rows:
+            cursor.close()
+            return rows, True
+        rows.append(row)
+    return rows, False
 
 
 def _run(guard, text, params):
     sql_guard.check_some(text)
     connection = guard.connection
-    before, seen = connection.total_changes(), []
+    before = connection.total_changes()
 
     def look(cursor, statement, bindings):
         sql_guard.check_single(text, statement)
@@ -205,10 +250,10 @@ def _run(guard, text, params):
             raise InvalidArgument(
                 "the statement changes nothing: expected one that does; ask with a query"
             )
-        seen.append(statement)
+        guard.measure(cursor, text, statement, bindings)
         return True
 
-    schema = _house(connection)
+    schema = _definitions(connection)
     with guard.guarding():
         cursor = connection.cursor()
         cursor.exec_trace = look
@@ -218,136 +263,81 @@ def _run(guard, text, params):
         defined = guard.has_defined
     if not connection.in_transaction:
         raise SqlError("the statement ended the transaction it ran in: nothing was changed")
-    if defined and _house(connection) != schema:
-        # A new name given by ALTER TABLE is not shown to the authorizer.
-        raise SqlError("names that begin with luma_, and those of table functions, are reserved")
+    if defined:
+        # A new name given by ALTER TABLE, and what a view or trigger will ask for one day, are
+        # not shown to the authorizer.
+        for name, definition in _definitions(connection) - schema:
+            if sql_guard.is_reserved(name) or sql_guard.names_house(definition):
+                raise SqlError(
+                    "names that begin with luma_, and those of table functions, are reserved"
+                )
+        if any(sql_guard.is_reserved(name) for name, _ in schema - _definitions(connection)):
+            raise SqlError("the statement would change a table of the house")
     changed = connection.total_changes() != before and not defined
     return connection.changes() if changed else 0
 
 
-def _house(connection):
-    found = connection.execute(
-        "SELECT name, sql FROM sqlite_schema WHERE type IN ('table', 'view', 'index', 'trigger')"
-    )
-    return sorted((n, s) for n, s in found if sql_guard.is_reserved(n))
+def _definitions(connection):
+    """Return the set of (name, text) of everything defined that has to do with the house."""
+    found = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    return {(n, s) for n, s in found if sql_guard.is_reserved(n) or "luma_" in s.lower()}
 
 
-@contextlib.contextmanager
-def _limited(guard, timeout_ms):
-    """Stop what runs on the guard's connection after `timeout_ms`, or at the thread's deadline."""
-    _check_timeout(timeout_ms)
-    if timeout_ms is None and deadline.left() is None:
-        yield
-        return
-    connection = guard.connection
-    connection.set_progress_handler(deadline.passed, PROGRESS_STEPS)
-    began = time.monotonic()
+def _explained(guard, reading, call, *args):
+    """Return what a call returns; SQLite's refusals leave it as the house's errors."""
     try:
-        with deadline.limited(timeout_ms / 1000) if timeout_ms else contextlib.nullcontext():
-            try:
-                yield
-            except (apsw.InterruptError, LumaError) as error:
-                if deadline.passed() and not isinstance(error, (InvalidArgument, SqlTimeout)):
-                    raise SqlTimeout(
-                        f"the statement was stopped after {time.monotonic() - began:.1f} s: its "
-                        "time limit had passed; nothing was changed"
-                    ) from None
-                raise
-    finally:
-        if guard.writes:
-            connection.set_progress_handler(None)
+        return call(*args)
+    except PASSED_ON:
+        raise
+    except (LumaError, apsw.Error, MemoryError, OverflowError, UnicodeDecodeError) as error:
+        raise _in_words(guard, reading, error) from None
 
 
-@contextlib.contextmanager
-def _explained(guard, *, reading):
-    """Turn SQLite's refusals into the house's errors."""
-    try:
-        yield
-    except apsw.InterruptError:
-        if deadline.passed():
-            raise SqlTimeout(
-                "the statement was stopped: its time limit had passed; nothing was changed"
-            ) from None
-        raise SqlError("the statement was interrupted") from None
-    except apsw.AuthError:
+def _in_words(guard, reading, error):
+    stopped = isinstance(error, apsw.InterruptError)
+    denied = isinstance(error, apsw.Error) and guard.refused == sql_guard.TOO_LATE
+    if deadline.passed() and (stopped or denied or isinstance(error, LumaError)):
+        return SqlTimeout(
+            "the statement was stopped: its time limit had passed; nothing was changed"
+        )
+    if isinstance(error, LumaError):
+        return error
+    if stopped and guard.is_exhausted:
+        return SqlError(
+            "the statement was stopped: SQL in this process takes more than "
+            f"{sql_guard.MAX_MEMORY_BYTES >> 20} MiB of memory"
+        )
+    if stopped:
+        return SqlError("the statement was interrupted")
+    if guard.refused == sql_guard.TOO_LARGE or isinstance(error, (apsw.NoMemError, MemoryError)):
+        return SqlError("the statement, or its program, is too large for memory")
+    if isinstance(error, apsw.AuthError):
         what = guard.refused or "this"
         if reading and not what.startswith(("READ", "FUNCTION")):
-            raise InvalidArgument(
+            return InvalidArgument(
                 f"sql query endpoint only accepts SELECT statements: {what} is refused"
-            ) from None
-        raise SqlError(f"not authorized: {what} is refused") from None
-    except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.ConnectionClosedError):
-        raise
-    except apsw.BindingsError as error:
-        raise SqlError(f"parameters do not fit the statement: {error}") from None
-    except apsw.Error as error:
-        raise SqlError(str(error).removeprefix("SQLError: ")) from None
-    except OverflowError:
-        raise SqlError("unsupported parameter: integers must fit in 64 bits") from None
-    except UnicodeDecodeError:
-        raise SqlError("a text is not valid UTF-8: ask for it as CAST(... AS BLOB)") from None
-
-
-def _text(text):
-    if not isinstance(text, str):
-        raise InvalidArgument(f"sql is a {type(text).__name__}: expected a str")
-    if "\0" in text:
-        raise InvalidArgument("sql holds a NUL character")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgument("sql is not valid Unicode text") from None
-    return text
-
-
-def _check_timeout(timeout_ms):
-    if timeout_ms is not None and (type(timeout_ms) is not int or timeout_ms < 1):
-        raise InvalidArgument(f"timeout_ms is {timeout_ms!r}: expected an int of at least 1")
-
-
-def _parameters(params):
-    if isinstance(params, dict):
-        return {name: _parameter(value) for name, value in params.items()}
-    if params is None:
-        return ()
-    if isinstance(params, (str, bytes)) or not hasattr(params, "__iter__"):
-        raise SqlError(f"params is a {type(params).__name__}: expected a sequence or a dict")
-    return tuple(_parameter(value) for value in params)
-
-
-def _parameter(value):
-    if isinstance(value, np.ndarray):
-        if value.ndim != 1 or value.dtype.kind not in "fiu":
-            raise SqlError(f"unsupported parameter type: an array of shape {value.shape}")
-        return np.ascontiguousarray(value, "<f4").tobytes()
-    if isinstance(value, np.generic):
-        value = value.item()
-    if type(value) not in PARAMETERS:
-        raise SqlError(
-            f"unsupported parameter type {type(value).__name__}: expected None, bool, int, "
-            "float, str, bytes or a vector"
-        )
-    if type(value) is int and not -(2**63) <= value < 2**63:
-        raise SqlError("unsupported parameter: integers must fit in 64 bits")
-    if type(value) is str:
-        _text_parameter(value)
-    return value
-
-
-def _text_parameter(value):
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise SqlError("unsupported parameter: text that is not valid Unicode") from None
+            )
+        return SqlError(f"not authorized: {what} is refused")
+    if isinstance(error, apsw.BindingsError):
+        return SqlError(f"parameters do not fit the statement: {error}")
+    if isinstance(error, apsw.TooBigError):
+        return SqlError(guard.too_long())
+    if isinstance(error, OverflowError):
+        return SqlError("unsupported parameter: integers must fit in 64 bits")
+    if isinstance(error, UnicodeDecodeError):
+        return SqlError("a text is not valid UTF-8: ask for it as CAST(... AS BLOB)")
+    return SqlError(str(error).removeprefix("SQLError: "))
 
 
 def _distinct(names):
     """Return column names without repeats: the second ``a`` becomes ``a_2``."""
-    found = []
+    found, taken, repeats = [], set(), {}
     for name in names:
-        candidate, number = name, 1
-        while candidate in found:
+        candidate, number = name, repeats.get(name, 1)
+        while candidate in taken:
             number += 1
             candidate = f"{name}_{number}"
+        repeats[name] = number
+        taken.add(candidate)
         found.append(candidate)
     return found

@@ -4,137 +4,20 @@
 ``events(since, until)``, and the plain ``points`` and ``collections``. Those over tables read on
 the very connection of the query, so one query sees one snapshot; a vector search sees the last
 commit.
+
+A stored value that is longer than the statement may hold reads as NULL, which no stored value is
+(JSON's null reads as the text ``null``); the column ``bytes`` beside it tells its size.
 """
 
-from itertools import count
-
-import apsw
 import msgspec
 import numpy as np
 
 from luma_lab.engine import searching
+from luma_lab.engine.sql_modules import TableFunction
 from luma_lab.errors import InvalidArgument
-from luma_lab.store import catalog, deadline, mappings
+from luma_lab.store import catalog, mappings, pages
 
-PAGE = 500
-SEEK_COST, SCAN_COST = 10.0, 1e6
-
-
-class TableFunction:
-    """An eponymous read-only virtual table whose hidden columns are arguments.
-
-    Parameters
-    ----------
-    columns, arguments : tuple of str
-    required : int
-        How many of the arguments must be given.
-    keys : tuple of str
-        Columns by which :meth:`rows` can look up instead of scanning.
-    rows : callable
-        ``rows(given) -> list or iterator of tuples``, with a dict of what was given by name.
-    guard : luma_lab.engine.sql_guard.Guard
-    """
-
-    def __init__(self, columns, arguments, required, keys, rows, guard):
-        self.columns, self.arguments, self.required = columns, arguments, required
-        self.names = (*columns, *arguments)
-        self.keys = keys
-        self.rows = rows
-        self.guard = guard
-
-    def Create(self, connection, module, database, table, *arguments):
-        """Say what the table looks like."""
-        hidden = "".join(f", {name} HIDDEN" for name in self.arguments)
-        return f"CREATE TABLE x({', '.join(self.columns)}{hidden})", _Table(self)
-
-    Connect = Create
-
-
-class _Table:
-    def __init__(self, function):
-        self._function = function
-
-    def BestIndexObject(self, plan):
-        function = self._function
-        given = []
-        for i in range(plan.nConstraint):
-            name = (
-                function.names[plan.get_aConstraint_iColumn(i)]
-                if (plan.get_aConstraint_iColumn(i) >= 0)
-                else None
-            )
-            is_argument = name in function.arguments
-            if plan.get_aConstraint_op(i) != apsw.SQLITE_INDEX_CONSTRAINT_EQ or not (
-                is_argument or name in function.keys
-            ):
-                continue
-            if not plan.get_aConstraint_usable(i):
-                if is_argument:
-                    return False  # a plan in which an argument comes too late
-                continue
-            if name in given:
-                continue
-            given.append(name)
-            plan.set_aConstraintUsage_argvIndex(i, len(given))
-            plan.set_aConstraintUsage_omit(i, is_argument)
-        # A missing argument is said by Filter: a refusal here would only read "no query solution".
-        plan.idxStr = ",".join(given)
-        seeks = bool(function.required) or any(name in function.keys for name in given)
-        plan.estimatedCost = SEEK_COST if seeks else SCAN_COST
-        plan.estimatedRows = 10 if seeks else 100_000
-        return True
-
-    def Open(self):
-        return _Cursor(self._function)
-
-    def Disconnect(self):
-        pass
-
-    Destroy = Disconnect
-
-
-class _Cursor:
-    def __init__(self, function):
-        self._function = function
-        self._rows, self._row, self._number = iter(()), None, 0
-        self._is_ready = True
-
-    def Filter(self, number, names, values):
-        function = self._function
-        given = dict(zip(names.split(",") if names else (), values, strict=True))
-        for name in function.arguments[: function.required]:
-            if name not in given:
-                listed = ", ".join(function.arguments[: function.required])
-                raise InvalidArgument(f"the argument {name!r} is missing: expected ({listed})")
-        self._number = -1
-        rows = function.rows(given)
-        self._is_ready = type(rows) is list  # nothing more to be read, so nothing to be trusted
-        self._rows = iter(rows)
-        self.Next()
-
-    def Next(self):
-        self._number += 1
-        if self._is_ready:
-            self._row = next(self._rows, None)
-            return
-        if self._number % PAGE == 0:
-            deadline.check()
-        with self._function.guard.trusted():
-            self._row = next(self._rows, None)
-
-    def Eof(self):
-        return self._row is None
-
-    def Column(self, number):
-        if number < 0:
-            return self._number
-        return self._row[number] if number < len(self._row) else None
-
-    def Rowid(self):
-        return self._number
-
-    def Close(self):
-        self._rows = iter(())
+EVENTS_PAGE = 500
 
 
 def register(connection, guard, parts, events):
@@ -148,8 +31,13 @@ def register(connection, guard, parts, events):
     events : luma_lab.engine.events.Events
     """
 
+    def shown(value):
+        """Return JSON bytes as text, or None where the statement can't hold it, and the size."""
+        size = len(value)
+        return (value.decode() if size <= guard.value_bytes else None), size
+
     def vector_search(given):
-        return _search(parts, given)
+        return _search(parts, given, guard.value_bytes)
 
     def state(given):
         prefix = _text(given, "prefix", "")
@@ -162,7 +50,8 @@ def register(connection, guard, parts, events):
         now = parts.clock.now_ms()
         for row in rows:
             if row.expires_at_ms is None or row.expires_at_ms > now:
-                yield row.key, row.value.decode(), row.revision, row.expires_at_ms
+                value, size = shown(row.value)
+                yield row.key, value, row.revision, row.expires_at_ms, size
 
     def documents(given):
         name = _text(given, "collection", None)
@@ -172,18 +61,19 @@ def register(connection, guard, parts, events):
         else:
             rows = _document_pages(connection, name)
         for row in rows:
-            yield row.id, row.doc.decode(), row.revision
+            doc, size = shown(row.doc)
+            yield row.id, doc, row.revision, size
 
     def event_rows(given):
         since, until = _offset(given, "since", 0), _offset(given, "until", None)
         before = None
         while before != since:
             before = since
-            frames, since = events.frames_in(connection, since, PAGE)
+            frames, since = events.frames_in(connection, since, EVENTS_PAGE)
             for frame in frames:
                 if until is not None and frame.offset > until:
                     return
-                yield (*frame[:5], frame.data.decode())
+                yield (*frame[:5], *shown(frame.data))
 
     def points(given):
         names = [given["collection"]] if "collection" in given else None
@@ -199,7 +89,8 @@ def register(connection, guard, parts, events):
             else:
                 rows = _point_pages(connection, collection.uid)
             for row in rows:
-                yield collection.name, row.id, row.meta.decode(), row.revision
+                meta, size = shown(row.meta)
+                yield collection.name, row.id, meta, row.revision, size
 
     def collections(given):
         for row in catalog.read_all(connection):
@@ -215,11 +106,18 @@ def register(connection, guard, parts, events):
             (),
             vector_search,
         ),
-        ("state", ("key", "value", "revision", "expires_at_ms"), ("prefix",), 0, ("key",), state),
-        ("documents", ("id", "doc", "revision"), ("collection",), 1, ("id",), documents),
+        (
+            "state",
+            ("key", "value", "revision", "expires_at_ms", "bytes"),
+            ("prefix",),
+            0,
+            ("key",),
+            state,
+        ),
+        ("documents", ("id", "doc", "revision", "bytes"), ("collection",), 1, ("id",), documents),
         (
             "events",
-            ("offset", "ts_ms", "type", "key", "collection", "data"),
+            ("offset", "ts_ms", "type", "key", "collection", "data", "bytes"),
             ("since", "until"),
             0,
             (),
@@ -227,7 +125,7 @@ def register(connection, guard, parts, events):
         ),
         (
             "points",
-            ("collection", "id", "meta", "revision"),
+            ("collection", "id", "meta", "revision", "bytes"),
             (),
             0,
             ("collection", "id"),
@@ -242,13 +140,14 @@ def register(connection, guard, parts, events):
             collections,
         ),
     ):
-        function = TableFunction(*shape, rows, guard)
+        rank = "rank" if "rank" in shape[0] else None
+        function = TableFunction(*shape, rows, guard, rank)
         connection.create_module(
             name, function, use_bestindex_object=True, eponymous_only=True, read_only=True
         )
 
 
-def _search(parts, given):
+def _search(parts, given, value_bytes):
     name, k = _text(given, "collection", None), given["k"]
     vector = given["vector"]
     try:
@@ -266,11 +165,20 @@ def _search(parts, given):
             text = msgspec.json.decode(text)
         except msgspec.DecodeError as error:
             raise InvalidArgument(f"the filter is no valid JSON: {error}") from None
-    hits = searching.search(parts, name, [vector], k, filter=text)[0]
+    hits = searching.search(parts, name, [vector], k, filter=text, hit=_lean_hit)[0]
     return [
-        (hit.id, hit.score, msgspec.json.encode(hit.meta).decode(), rank, name, None, k)
-        for hit, rank in zip(hits, count(1), strict=False)
+        (id, score, meta if _fits(meta, value_bytes) else None, rank + 1, name, None, k, None, rank)
+        for rank, (id, score, meta) in enumerate(hits)
     ]
+
+
+def _fits(text, value_bytes):
+    # No character has more than four bytes.
+    return 4 * len(text) <= value_bytes or len(text.encode()) <= value_bytes
+
+
+def _lean_hit(id, score, meta, vector):
+    return id, score, meta
 
 
 def _text(given, name, default):
@@ -290,28 +198,26 @@ def _offset(given, name, default):
 def _state_pages(connection, clock, prefix):
     after = None
     while True:
-        rows = mappings.scan_state(connection, prefix, after, PAGE, clock.now_ms())
-        yield from rows
-        if len(rows) < PAGE:
+        now = clock.now_ms()
+        limit = pages.state_page(connection, prefix, after, now)
+        rows = mappings.scan_state(connection, prefix, after, limit, now)
+        if not rows:
             return
+        yield from rows
         after = rows[-1].key
 
 
 def _document_pages(connection, name):
     after = ""
-    while True:
-        rows = mappings.find_documents(connection, name, "1", (), after, PAGE)
+    while limit := pages.documents_page(connection, name, after):
+        rows = mappings.find_documents(connection, name, "1", (), after, limit)
         yield from rows
-        if len(rows) < PAGE:
-            return
         after = rows[-1].id
 
 
 def _point_pages(connection, uid):
     after = ""
-    while True:
-        rows = mappings.scan_points(connection, uid, after, PAGE)
+    while limit := pages.points_page(connection, uid, after):
+        rows = mappings.scan_points(connection, uid, after, limit)
         yield from rows
-        if len(rows) < PAGE:
-            return
         after = rows[-1].id

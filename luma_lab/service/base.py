@@ -61,6 +61,7 @@ INLINE_BYTES = 64 * 1024
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
+_TOO_LARGE = re.compile(r"(?:Number|Integer value) out of range")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
 log = logging.getLogger(__name__)
 
@@ -378,6 +379,8 @@ def decode_body(body, model):
     if nesting(body) > codec.MAX_DEPTH:
         raise refusals.InvalidJson(f"the body is nested deeper than {codec.MAX_DEPTH} levels")
     try:
+        if not body.isascii():
+            body.decode()  # the decoder does not look into fields it passes over
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
         text = str(error)
@@ -385,7 +388,8 @@ def decode_body(body, model):
         missing = _MISSING.search(text)
         parts = [path[1] if path else "", missing[1] if missing else ""]
         field = ".".join(part for part in parts if part) or None
-        raise refusals.WrongShape(text, field) from None
+        kind = refusals.OutOfRange if _TOO_LARGE.match(text) else refusals.WrongShape
+        raise kind(text, field) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise refusals.InvalidJson(f"the body is not valid JSON: {error}") from None
 

@@ -70,6 +70,12 @@ class FilterRequest(msgspec.Struct):
     filters: Any = None
 
 
+class CountRequest(FilterRequest):
+    """Body of count."""
+
+    min_offset: int | None = None
+
+
 class CountAnswer(msgspec.Struct):
     """How many points match."""
 
@@ -141,8 +147,9 @@ class CountHandler(PointHandler):
 
     async def post(self, name):
         self.check_name(name)
-        request = await self.read_json(FilterRequest)
+        request = await self.read_json(CountRequest)
         check_filter(request.filters)
+        await self.wait_for(request.min_offset)
         await self.answer(lambda: {"count": self.collection(name).count(request.filters)})
 
 
@@ -206,7 +213,7 @@ operations = [
     ),
     Operation(
         "POST", PATH + "/count", CountHandler, "Count the points that match a filter.",
-        body=FilterRequest, answer=CountAnswer, errors=(404,),
+        body=CountRequest, answer=CountAnswer, errors=(404,),
     ),
     Operation(
         "POST", PATH + "/delete_where", DeleteWhereHandler,

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from luma_lab.errors import WaitTimeout
-from luma_lab.service.operation import Operation
+from luma_lab.service.operation import MIN_OFFSET, Operation
 from luma_lab.service.vectors import COLLECTION, PATH, VectorHandler
 
 KIND = "vamana"
@@ -48,9 +48,19 @@ class GraphAnswer(msgspec.Struct):
     ok: bool
     params: dict[str, int]
     status: GraphStatus
+    offset: int
 
 
-class BuildHandler(VectorHandler):
+class GraphHandler(VectorHandler):
+    """What build and tune share."""
+
+    def outcome(self, name, params):
+        """Return the body of the answer; blocking."""
+        status = _status(self.collection(name).index_status())
+        return {"ok": True, "params": params, "status": status, "offset": self.lab.head}
+
+
+class BuildHandler(GraphHandler):
     """POST /v1/vector/{collection}/diskann/build: answers when the build has ended.
 
     The request time limit does not apply, and a client that leaves does not cancel the build.
@@ -71,7 +81,7 @@ class BuildHandler(VectorHandler):
             )
         )
         await self.ended(job)
-        await self.answer(_outcome, self.collection, name, params)
+        await self.answer(self.outcome, name, params)
 
     async def ended(self, job):
         """Return a job's result once it has ended; raise what it raised."""
@@ -85,7 +95,7 @@ class BuildHandler(VectorHandler):
                 pause = min(2 * pause, longest)
 
 
-class TuneHandler(VectorHandler):
+class TuneHandler(GraphHandler):
     """POST /v1/vector/{collection}/diskann/tune: stores parameters, builds nothing."""
 
     async def post(self, name):
@@ -98,7 +108,7 @@ class TuneHandler(VectorHandler):
                 build_list_size=params["build_list_size"],
                 search_list_size=params["search_list_size"],
             )
-            return _outcome(self.collection, name, params)
+            return self.outcome(name, params)
 
         await self.answer(tune)
 
@@ -108,11 +118,8 @@ class StatusHandler(VectorHandler):
 
     async def get(self, name):
         self.check_name(name)
+        await self.wait_for(self.query_int("min_offset"))
         await self.answer(lambda: _status(self.collection(name).index_status()))
-
-
-def _outcome(collection, name, params):
-    return {"ok": True, "params": params, "status": _status(collection(name).index_status())}
 
 
 def _status(status):
@@ -165,7 +172,7 @@ operations = [
     ),
     Operation(
         "GET", PATH + "/diskann/status", StatusHandler, "Tell which index answers.",
-        answer=GraphStatus, errors=(404,),
+        answer=GraphStatus, parameters=(MIN_OFFSET,), errors=(404,),
     ),
 ]  # fmt: skip
 _ROOT = COLLECTION + r"/diskann"

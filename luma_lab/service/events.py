@@ -24,6 +24,8 @@ KEEPALIVE_SECS = 15.0
 RETRY_MS = 2000
 SEND_BUFFER_BYTES = 64 * 1024
 MAX_OFFSET = 2**63 - 1
+MAX_DIGITS = 100  # zeros in front are no harm
+SHOWN_CHARACTERS = 60
 LAG_EVENTS = 4096  # behind which a stream that asked for it skips
 ALONE_SECS = 0.05  # after which a stream tries to join the fan-out again
 LAGGED = "gap lagged"  # no event's type: the frame of a gap that is exact also under a filter
@@ -64,10 +66,12 @@ class StreamHandler(BaseHandler):
             raise InvalidArgument(f"on_lag is {on_lag!r}: expected 'replay' or 'skip'")
         cursor = await self._start()
         epoch = await self.run(lambda: self.lab.epoch)
+        if self.request.connection.stream.closed():
+            return
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-cache")
         self.set_header("X-Accel-Buffering", "no")
-        self._limit_send_buffer()
+        self._prepare_socket()
         pump = asyncio.ensure_future(self._pump(epoch, cursor, wanted, on_lag == "skip"))
         self.service.streams.add(pump, self.access)
         self.service.active.discard(self)
@@ -78,6 +82,8 @@ class StreamHandler(BaseHandler):
             self.service.streams.discard(pump)
         if not pump.cancelled() and pump.exception() is not None:
             self._end_of(pump.exception())
+        if not self._is_chunked():
+            await self._end_connection()
 
     def on_connection_close(self):
         super().on_connection_close()
@@ -88,7 +94,7 @@ class StreamHandler(BaseHandler):
     async def _start(self):
         """Return the offset to start after: Last-Event-ID, else the consumer's, since, 0."""
         last = self.request.headers.get("Last-Event-ID", "").strip()
-        if last.isascii() and last.isdigit() and int(last) <= MAX_OFFSET:
+        if _is_offset(last):
             return int(last)
         consumer = self.query_text("consumer")
         if consumer is not None:
@@ -101,40 +107,39 @@ class StreamHandler(BaseHandler):
             return await self.run(lambda: self.lab.head)
         if since == "earliest":
             return await self.run(lambda: self.lab.first_offset - 1)
-        if since is not None and not (since.isascii() and since.isdigit()):
-            raise InvalidArgument(f"since is {since!r}: expected an offset, 'latest' or 'earliest'")
-        cursor = int(since or 0)
-        if cursor > MAX_OFFSET:
-            raise InvalidArgument(f"since is {since}: expected at most {MAX_OFFSET}")
-        return cursor
+        if since is None:
+            return 0
+        if not _is_offset(since):
+            raise InvalidArgument(
+                f"since is {since[:SHOWN_CHARACTERS]!r}: expected an offset of at most "
+                f"{MAX_OFFSET}, 'latest' or 'earliest'"
+            )
+        return int(since)
 
     async def _pump(self, epoch, cursor, wanted, skips):
         self.write(b": epoch %d\nretry: %d\n\n" % (epoch, RETRY_MS))
         await self.flush()
         fanout, feed = self.service.fanout, self.service.feed
         # HTTP/1.0 has no chunks: there the body simply goes on to the end of the connection.
-        is_chunked = self._headers.get("Transfer-Encoding") == "chunked"
+        is_chunked = self._is_chunked()
         subscriber = Subscriber(self.request.connection.stream, wanted, cursor)
         was_live = False
         try:
             while True:
                 page = await feed.page(subscriber.cursor, wanted.points)
-                if page.next == subscriber.cursor and is_chunked:
-                    lagging = fanout.join(subscriber)
-                    if lagging is not None:
-                        was_live = True
-                        rest = await lagging
-                        await self._finish_sending(subscriber, rest)
-                        continue
-                if skips and was_live:
-                    page = await self._skip(subscriber, page)
                 if page.next == subscriber.cursor:
-                    await self._wait_alone(subscriber, is_chunked)
+                    was_live = True
+                    lagging = fanout.join(subscriber) if is_chunked else None
+                    if lagging is not None:
+                        await self._finish_sending(subscriber, await lagging)
+                    else:
+                        await self._wait_alone(subscriber, is_chunked)
                     continue
+                if skips and was_live:
+                    page = await self._skip(subscriber, page, is_chunked)
                 subscriber.cursor = page.next
                 await self._send(subscriber, wanted.select(page.frames), is_chunked)
-                if time.monotonic() - subscriber.sent_at >= self.service.keepalive_secs:
-                    await self._send(subscriber, keepalive(subscriber), is_chunked)
+                await self._keep_alive(subscriber, is_chunked)
         finally:
             fanout.leave(subscriber)
 
@@ -149,7 +154,10 @@ class StreamHandler(BaseHandler):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, min(ALONE_SECS, due - time.monotonic()))):
                 await news.wait()
-        if time.monotonic() >= due:
+        await self._keep_alive(subscriber, is_chunked)
+
+    async def _keep_alive(self, subscriber, is_chunked):
+        if time.monotonic() - subscriber.sent_at >= self.service.keepalive_secs:
             await self._send(subscriber, keepalive(subscriber), is_chunked)
 
     async def _send(self, subscriber, chunk, is_chunked):
@@ -158,46 +166,57 @@ class StreamHandler(BaseHandler):
                 subscriber, subscriber.push(frame(chunk) if is_chunked else chunk)
             )
 
-    async def _finish_sending(self, subscriber, rest):
+    async def _finish_sending(self, subscriber, pending):
         if subscriber.stream.closed():
             raise StreamClosedError
-        if rest:
-            await subscriber.stream.write(rest)
+        if pending is not None:
+            await pending
             subscriber.sent_at = time.monotonic()
 
-    async def _skip(self, subscriber, page):
-        """Leave out what a lagging stream missed, and say so: how many, through its filter."""
+    async def _skip(self, subscriber, page, is_chunked):
+        """Leave out what a lagging stream missed, and say so: how many, through its filter.
+
+        What retention has taken of it can't be counted; that part is declared as truncated.
+        """
+        wanted, cursor = subscriber.wanted, subscriber.cursor
         head = await self.run(lambda: self.lab.head)
-        if head - subscriber.cursor <= LAG_EVENTS:
+        if head - cursor <= LAG_EVENTS:
             return page
-        first, dropped, cursor = subscriber.cursor + 1, 0, subscriber.cursor
+        frames, first, dropped = [], cursor + 1, 0
         while cursor < head:
-            missed = await self.service.feed.page(cursor, subscriber.wanted.points)
+            missed = await self.service.feed.page(cursor, wanted.points)
             if missed.next == cursor:
                 break
-            dropped += subscriber.wanted.count(missed.frames)
+            if missed.frames and missed.frames[0].type == "gap":
+                frames += _lagged(first, cursor, dropped)
+                frames.append(missed.frames[0])
+                first, dropped = missed.frames[0].offset + 1, 0
+            dropped += wanted.count(missed.frames)
             cursor = missed.next
-        gap = {
-            "from_offset": first,
-            "to_offset": cursor,
-            "dropped": dropped,
-            "exact": True,
-            "reason": "lagged",
-        }
-        data = codec.encode(gap)
-        wire = b"event: gap\nid: %d\ndata: %b\n\n" % (cursor, data) if dropped else b""
-        lagged = WireFrame(cursor, LAGGED, None, None, wire)
-        return Page((lagged,), cursor, len(wire))
+            await self._keep_alive(subscriber, is_chunked)
+        frames += _lagged(first, cursor, dropped)
+        return Page(tuple(frames), cursor, sum(len(frame.wire) for frame in frames))
 
     def _end_of(self, error):
         if isinstance(error, (StreamClosedError, ConnectionError)):
             return
         log.error("a stream ended: %s", error, exc_info=not isinstance(error, LumaError))
 
-    def _limit_send_buffer(self):
-        # A stalled client would otherwise hide megabytes of backlog in the kernel.
+    def _prepare_socket(self):
         stream = self.request.connection.stream
+        # A stalled client would otherwise hide megabytes of backlog in the kernel.
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        # Else an event waits until the client has acknowledged the one before: up to 40 ms.
+        stream.set_nodelay(True)
+
+    def _is_chunked(self):
+        return self._headers.get("Transfer-Encoding") == "chunked"
+
+    async def _end_connection(self):
+        """Close after the last byte: without chunks nothing else tells the end of the body."""
+        with contextlib.suppress(StreamClosedError):
+            await self.finish()
+        self.request.connection.stream.close()
 
 
 class EventsHandler(StreamHandler):
@@ -218,6 +237,26 @@ class EventsHandler(StreamHandler):
             return {"offset": result.offset}
 
         await self.answer(publish)
+
+
+def _is_offset(text):
+    # The length first: int() refuses thousands of digits with an error of its own.
+    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and int(text) <= MAX_OFFSET
+
+
+def _lagged(first, last, dropped):
+    """Return the frames, one or none, that tell of `dropped` events left out."""
+    if not dropped:
+        return []
+    gap = {
+        "from_offset": first,
+        "to_offset": last,
+        "dropped": dropped,
+        "exact": True,
+        "reason": "lagged",
+    }
+    wire = b"event: gap\nid: %d\ndata: %b\n\n" % (last, codec.encode(gap))
+    return [WireFrame(last, LAGGED, None, None, wire)]
 
 
 class Filter:

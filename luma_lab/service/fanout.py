@@ -35,7 +35,12 @@ class Subscriber:
         self.lagging = None
 
     def push(self, framed):
-        """Hand bytes to the socket; return what it did not take.
+        """Hand bytes to the socket.
+
+        Returns
+        -------
+        asyncio.Future or None
+            Resolved once the socket has taken what it did not take at once. None: it took all.
 
         Raises
         ------
@@ -46,7 +51,7 @@ class Subscriber:
         if self.stream.closed():
             raise ConnectionError("the client is gone")
         if self.stream.writing():
-            return framed
+            return self.stream.write(framed)
         try:
             sent = self.stream.socket.send(framed)
         except (BlockingIOError, InterruptedError):
@@ -54,7 +59,11 @@ class Subscriber:
         except OSError as error:
             self.stream.close()
             raise ConnectionError(str(error)) from error
-        return framed[sent:] if sent < len(framed) else b""
+        if sent == len(framed):
+            return None
+        # The rest must follow even if the stream is cancelled meanwhile: behind half a chunk
+        # the client could not tell the end of the body. A view, for many may stall at one page.
+        return self.stream.write(memoryview(framed)[sent:])
 
 
 class Fanout:
@@ -71,6 +80,7 @@ class Fanout:
         self._keepalive_secs = keepalive_secs
         self._live = {}
         self._task = None
+        self._reads_blindly = False
         self.cursor = None
 
     def __len__(self):
@@ -82,9 +92,12 @@ class Fanout:
         Returns
         -------
         asyncio.Future or None
-            Resolved with the bytes its socket did not take, when it has to go on alone. None:
-            the stream stands elsewhere and has to read on.
+            Resolved when it has to go on alone, with what :meth:`Subscriber.push` returned.
+            None: the stream stands elsewhere, or wants changes of points while a page without
+            them is being read; it has to read on.
         """
+        if self._reads_blindly and subscriber.wanted.points:
+            return None
         if not self._live:
             self.cursor = subscriber.cursor
         elif subscriber.cursor != self.cursor:
@@ -105,24 +118,36 @@ class Fanout:
             self._task.cancel()
 
     async def _run(self):
-        tick = max(0.01, min(1.0, self._keepalive_secs / 4))
-        while self._live:
-            news = self._feed.news()
-            points = any(s.wanted.points for s in self._live)
-            try:
-                page = await self._feed.page(self.cursor, points)
-            except Exception:
-                log.exception("the log could not be read; the streams read on alone")
-                self._release(b"")
-                return
-            if page.next != self.cursor:
-                self._deliver(page)
-                await asyncio.sleep(COALESCE_SECS)
-            else:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(tick):
-                        await news.wait()
-            self._keep_alive()
+        try:
+            while self._live:
+                await self._turn()
+        except Exception:
+            log.exception("the fan-out failed; the streams read on alone")
+            for subscriber in list(self._live):
+                self._let_go(subscriber, None)
+
+    async def _turn(self):
+        news, since = self._feed.news(), self.cursor
+        page = await self._read(since)
+        if self.cursor != since:
+            return  # everyone left, and who came meanwhile stands elsewhere
+        if page.next != since:
+            self._deliver(page)
+            await asyncio.sleep(COALESCE_SECS)
+        else:
+            tick = max(0.01, min(1.0, self._keepalive_secs / 4))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(tick):
+                    await news.wait()
+        self._keep_alive()
+
+    async def _read(self, since):
+        points = any(s.wanted.points for s in self._live)
+        self._reads_blindly = not points
+        try:
+            return await self._feed.page(since, points)
+        finally:
+            self._reads_blindly = False
 
     def _deliver(self, page):
         # A stream that joined while the page was read stands at the page's beginning too.
@@ -133,9 +158,9 @@ class Fanout:
             framed = chunks.get(wanted.key)
             if framed is None:
                 framed = chunks[wanted.key] = frame(wanted.select(page.frames))
-            subscriber.cursor = page.next
             if framed:
                 self._push(subscriber, framed)
+            subscriber.cursor = page.next
 
     def _keep_alive(self):
         due = time.monotonic() - self._keepalive_secs
@@ -145,21 +170,17 @@ class Fanout:
 
     def _push(self, subscriber, framed):
         try:
-            rest = subscriber.push(framed)
+            pending = subscriber.push(framed)
         except ConnectionError:
-            rest = b""
+            self._let_go(subscriber, None)
         else:
-            if not rest:
-                return
+            if pending is not None:
+                self._let_go(subscriber, pending)
+
+    def _let_go(self, subscriber, pending):
         self._live.pop(subscriber, None)
         if not subscriber.lagging.done():
-            subscriber.lagging.set_result(rest)
-
-    def _release(self, rest):
-        for subscriber in list(self._live):
-            if not subscriber.lagging.done():
-                subscriber.lagging.set_result(rest)
-        self._live.clear()
+            subscriber.lagging.set_result(pending)
 
 
 def keepalive(subscriber):

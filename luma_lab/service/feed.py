@@ -9,11 +9,13 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
 from luma_lab.engine.events import RESERVED_PREFIXES, RESERVED_TYPES
+from luma_lab.errors import LumaError, Unavailable
 
 READERS = 4
 PAGE_FRAMES = 1000
@@ -59,6 +61,8 @@ class Feed:
         self._pages = OrderedDict()
         self._cached_bytes = 0
         self._reading = {}
+        self._epoch = -1
+        self._closed = False
 
     def news(self):
         """Return an `asyncio.Event` that is set by the next commit after this call.
@@ -69,9 +73,13 @@ class Feed:
             loop = asyncio.get_running_loop()
 
             def tell():
+                try:
+                    epoch = self._lab.epoch
+                except LumaError:
+                    epoch = -1  # who reads the log next will hear why
                 # The loop may end before the lab does; then nobody listens any more.
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._on_commit)
+                    loop.call_soon_threadsafe(self._on_commit, epoch)
 
             self._unsubscribe = self._lab.on_commit(tell)
         return self._changed
@@ -80,31 +88,48 @@ class Feed:
         """Return the `Page` after offset `since`; its `next` is `since` when there is none yet.
 
         Without `points` it passes over the changes of points, whose vectors are costly to show.
+
+        Raises
+        ------
+        Unavailable
+            The server is stopping.
         """
+        self._check_open()
+        self.news()  # whoever shares the reading must be able to hear that it is out of date
         place = since, points
         if place in self._pages:
             return self._remembered(since, points)
         if place not in self._reading:
             loop = asyncio.get_running_loop()
-            self._reading[place] = loop.run_in_executor(self._pool, self._read, since, points)
-        reading = self._reading[place]
-        try:
-            # A stream that ends must not take the others' page with it.
-            page = await asyncio.shield(reading)
-        finally:
-            if reading.done() and self._reading.get(place) is reading:
-                del self._reading[place]
-        if page.frames and place not in self._pages:
+            reading = loop.run_in_executor(self._pool, self._read, since, points)
+            self._reading[place] = reading
+            reading.add_done_callback(partial(self._forget_reading, place))
+        # A stream that ends must not take the others' page with it.
+        epoch, page = await asyncio.shield(self._reading[place])
+        self._turn_to(epoch)
+        if page.frames and place not in self._pages and epoch == self._epoch:
             self._remember(place, page)
         return page
 
     async def reaches(self, offset, timeout_secs):
-        """Return whether the head is at `offset` or beyond, waiting at most `timeout_secs`."""
+        """Return whether the head is at `offset` or beyond, waiting at most `timeout_secs`.
+
+        Raises
+        ------
+        Unavailable
+            The server is stopping.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_secs
         while True:
+            self._check_open()
             news = self.news()
-            if await loop.run_in_executor(self._pool, self._head) >= offset:
+            try:
+                head = await loop.run_in_executor(self._pool, self._head)
+            except asyncio.CancelledError:
+                self._check_open()  # closed before its turn came
+                raise
+            if head >= offset:
                 return True
             left = deadline - loop.time()
             if left <= 0:
@@ -115,21 +140,42 @@ class Feed:
 
     def close(self):
         """Hear of no further commits, and wake everybody."""
+        self._closed = True
         if self._unsubscribe is not None:
             self._unsubscribe()
-        self._on_commit()
+        self._wake()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _check_open(self):
+        if self._closed:
+            raise Unavailable("the server is stopping")
 
     def _head(self):
         return self._lab.head
 
-    def _on_commit(self):
+    def _on_commit(self, epoch):
+        self._turn_to(epoch)
+        self._wake()
+
+    def _turn_to(self, epoch):
+        if epoch > self._epoch:  # what the pages tell of was undone by a restore
+            self._epoch = epoch
+            self._pages.clear()
+            self._cached_bytes = 0
+
+    def _wake(self):
         changed, self._changed = self._changed, asyncio.Event()
         # A page whose reading began before this commit must not pass for the present end.
         self._reading.clear()
         changed.set()
 
+    def _forget_reading(self, place, reading):
+        if self._reading.get(place) is reading:
+            del self._reading[place]
+
     def _read(self, since, points):
+        """Return (epoch, page); the epoch first, so that an old page is never called new."""
+        epoch = self._lab.epoch
         frames, following = self._lab.events.read_frames(
             since, PAGE_FRAMES, PAGE_BYTES, points=points
         )
@@ -138,7 +184,7 @@ class Feed:
             for frame in frames
         )
         size = sum(len(frame.wire) + FRAME_OVERHEAD_BYTES for frame in wires)
-        return Page(wires, following, size)
+        return epoch, Page(wires, following, size)
 
     def _remembered(self, since, points):
         """Return the known pages after `since` as one: live traffic leaves very short ones."""

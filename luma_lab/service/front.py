@@ -12,6 +12,7 @@ import socket
 import msgspec
 from tornado import httputil
 from tornado.iostream import StreamClosedError
+from tornado.web import RequestHandler
 
 from luma_lab.errors import InvalidArgument, LumaError, PayloadTooLarge
 from luma_lab.service.base import error_body, status_of
@@ -23,6 +24,7 @@ from luma_lab.service.streams import Socket
 SMALL_BODY_BYTES = 64 * 1024
 DRAIN_BYTES = 16 * 1024 * 1024
 DRAIN_SECS = 2.0
+MAX_LENGTH_DIGITS = 18
 log = logging.getLogger(__name__)
 
 
@@ -118,6 +120,10 @@ class _Message(httputil.HTTPMessageDelegate):
         guard = self._service.guard
         host = headers.get("Host")
         guard.check_host(host)
+        guard.check_origin(method, headers.get("Origin"))
+        if method not in RequestHandler.SUPPORTED_METHODS:
+            # Tornado refuses it before any handler could ask for the key.
+            guard.admit(method, path, query, headers)
         if target is self._front.pages and not guard.is_open(method, path):
             self._check_session(method, path, headers)
         if headers.get("Upgrade", "").lower() == "websocket":
@@ -201,8 +207,8 @@ def _content_length(headers):
     text = headers.get("Content-Length")
     if text is None:
         return 0
-    if not text.isascii() or not text.isdigit():
-        raise InvalidArgument(f"Content-Length is {text!r}: expected one integer")
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_LENGTH_DIGITS:
+        raise InvalidArgument(f"Content-Length is {text[:40]!r}: expected one integer")
     return int(text)
 
 

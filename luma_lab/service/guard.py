@@ -27,6 +27,7 @@ OPEN_PATHS = frozenset(
     }
 )
 OPEN_FOLDERS = ("/lab/static/", "/docs/static/")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 COOKIE = "luma_session"
 COOKIE_DAYS = 7
 CONFIGURED_KEY_ID = "configured"
@@ -59,6 +60,11 @@ class Guard:
         self._secret = secret or secrets.token_urlsafe(32)
 
     @property
+    def page_secret(self):
+        """What the pages sign their sessions with, bytes; the same in all processes of a port."""
+        return hashlib.sha256(b"pages " + self._secret.encode()).digest()
+
+    @property
     def asks_for_key(self):
         """Whether clients need a key at all."""
         return not self._open
@@ -74,6 +80,17 @@ class Guard:
                 f"host {host!r} is not served: with the key 'dev' or AUTH=open only loopback "
                 "names are; set API_KEY, or start with --insecure"
             )
+
+    def check_origin(self, method, origin):
+        """Raise `Forbidden` for a change asked for by a page of another site.
+
+        A browser lets any page send a plain POST without asking first; where no secret guards
+        the lab, its Origin header is all that gives it away.
+        """
+        if not origin or not self._loopback_only or method in SAFE_METHODS:
+            return
+        if not is_loopback(_hostname(origin)):
+            raise Forbidden(f"origin {origin!r} may not change anything here")
 
     def admit(self, method, path, query, headers):
         """Return the `Access` of a request.

@@ -6,7 +6,7 @@ import msgspec
 
 from luma_lab.service.diskann import BuildHandler as DiskannBuildHandler
 from luma_lab.service.jobs import JobAnswer
-from luma_lab.service.operation import Operation
+from luma_lab.service.operation import MIN_OFFSET, Operation
 from luma_lab.service.vectors import COLLECTION, PATH, VectorHandler
 
 
@@ -34,6 +34,7 @@ class TuneAnswer(msgspec.Struct):
     """The parameters that now hold."""
 
     params: dict[str, Any]
+    offset: int
 
 
 class DropAnswer(msgspec.Struct):
@@ -82,7 +83,11 @@ class TuneHandler(VectorHandler):
     async def post(self, name):
         self.check_name(name)
         params = (await self.read_json(TuneRequest)).params
-        await self.answer(lambda: {"params": self.collection(name).tune_index(**params)})
+
+        def tune():
+            return {"params": self.collection(name).tune_index(**params), "offset": self.lab.head}
+
+        await self.answer(tune)
 
 
 class DropHandler(VectorHandler):
@@ -103,6 +108,7 @@ class StatusHandler(VectorHandler):
 
     async def get(self, name):
         self.check_name(name)
+        await self.wait_for(self.query_int("min_offset"))
         await self.answer(lambda: self.collection(name).index_status())
 
 
@@ -123,7 +129,7 @@ operations = [
     ),
     Operation(
         "GET", _ROOT + "/status", StatusHandler, "Tell which index answers.",
-        answer=StatusAnswer, errors=(404,),
+        answer=StatusAnswer, parameters=(MIN_OFFSET,), errors=(404,),
     ),
 ]  # fmt: skip
 _PATTERN = COLLECTION + r"/index"

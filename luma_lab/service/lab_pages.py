@@ -4,7 +4,6 @@ The pages themselves are handed in; this module knows only how to serve them.
 """
 
 import html
-import secrets
 from http.client import responses
 
 import msgspec
@@ -63,7 +62,7 @@ class LoginHandler(BaseHandler):
 
     def prepare(self):
         super().prepare()
-        if not self.service.has_pages:
+        if not self.service.has_pages and self.request.method != "OPTIONS":
             raise NotSupported(INSTALL)
 
     def get(self):
@@ -150,7 +149,7 @@ def make_pages(pages, service):
         prefix=PREFIX,
         # The front compares the origin of a websocket with its Host header before this does.
         extra_websocket_origins=["*"],
-        secret_key=secrets.token_bytes(32),
+        secret_key=service.guard.page_secret,
         sign_sessions=True,
         exclude_cookies=[COOKIE],
         exclude_headers=["Cookie", "Authorization", "X-Api-Key"],

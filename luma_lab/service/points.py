@@ -218,9 +218,11 @@ class UpsertBatchHandler(PointHandler):
 
     def _write_lines(self, name):
         items = read_lines(self.request.body, PointRequest)
+        collection = self.collection(name)
         for index, item in enumerate(items):
             with_line(index, self.check_vector, item.vector)
-        return self.write_all(self.collection(name), items, [item.vector for item in items])
+            self.check_dimension(item.vector, collection, f" (line {index + 1})")
+        return self.write_all(collection, items, [item.vector for item in items])
 
     def _objection(self, point):
         try:

@@ -141,11 +141,7 @@ class SearchHandler(VectorHandler):
         fields["group_by"] = self.query_text("group_by")
         fields["params"] = SearchParams(search_list_size=self.query_int("search_list_size"))
         fields["filters"] = _filter_text(self.query_text("filters"))
-        score = self.query_text("min_score")
-        try:
-            fields["min_score"] = None if score is None else float(score)
-        except ValueError:
-            raise InvalidArgument(f"min_score is {score!r}: expected a number") from None
+        fields["min_score"] = _number("min_score", self.query_text("min_score"))
         return SearchOptions(**fields)
 
 
@@ -170,8 +166,9 @@ class SearchBatchHandler(SearchHandler):
             sent = self.decode_vectors(collection) if vectors is None else vectors
             if not len(sent):
                 raise InvalidArgument("vectors required: expected at least one")
-            for vector in sent if vectors is not None else ():
+            for index, vector in enumerate(vectors or ()):
                 self.check_vector(vector)
+                self.check_dimension(vector, collection, f" (vectors[{index}])")
             found = collection.search_many(sent, request.k, **options)
             return {"results": [answer_body(hits, request) for hits in found]}
 
@@ -218,6 +215,15 @@ def _hit_body(hit, request):
     if request.include_vector:
         body["vector"] = codec.float_list(hit.vector)
     return body
+
+
+def _number(name, text):
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=float)
+    except msgspec.DecodeError:
+        raise InvalidArgument(f"{name} is {text!r}: expected a number as in JSON") from None
 
 
 def _filter_text(text):

@@ -20,6 +20,17 @@ class WrongShape(InvalidArgument):
         return self.args[0]
 
 
+class OutOfRange(InvalidArgument):
+    """A number of a body that no number of the house can hold."""
+
+    def __init__(self, message, field=None):
+        super().__init__(message, field)
+        self.field = field
+
+    def __str__(self):
+        return self.args[0]
+
+
 class UnsupportedMediaType(InvalidArgument):
     """A body comes without the content type its route reads."""
 

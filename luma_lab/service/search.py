@@ -12,8 +12,10 @@ from luma_lab.service.vectors import VectorHandler
 
 MAX_QUERY_BYTES = 1024
 TEST_PREFIX = "TEST_VEC:"
-U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
-U64 = Annotated[int, msgspec.Meta(ge=0)]
+MAX_U32, MAX_U64 = 2**32 - 1, 2**64 - 1
+# Described, not enforced: a number of the right type but out of range is 400, not 422.
+U32 = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": MAX_U32})]
+U64 = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": MAX_U64})]
 
 
 class Metadata(msgspec.Struct, omit_defaults=True):
@@ -113,6 +115,7 @@ class IngestHandler(PassageHandler):
         if not document.vector:
             raise InvalidArgument("the vector is empty: expected at least one component")
         self.check_vector(document.vector)
+        check_numbers(document)
         result = await self.run(
             passages.ingest,
             self.lab,
@@ -186,6 +189,18 @@ class SearchHandler(PassageHandler):
             raise WrongShape(
                 "query: expected numbers separated by commas behind TEST_VEC:", "query"
             ) from None
+
+
+def check_numbers(document):
+    """Raise `InvalidArgument` for a number of a document that is out of its range."""
+    metadata = document.metadata
+    for name, value, limit in (
+        ("id", document.id, MAX_U32),
+        ("metadata.group_id", metadata.group_id, MAX_U32),
+        ("metadata.processed_at", metadata.processed_at, MAX_U64),
+    ):
+        if value is not None and not 0 <= value <= limit:
+            raise InvalidArgument(f"document.{name} is {value}: expected 0 to {limit}")
 
 
 operations = [

@@ -1,5 +1,6 @@
 """``POST /v1/transaction``: operations of every engine in one commit."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -8,9 +9,12 @@ from luma_lab.engine.operations import MAX_OPERATIONS
 from luma_lab.errors import InvalidArgument, LumaError
 from luma_lab.service.documents import delete_document_body, document_body, put_document_body
 from luma_lab.service.operation import Operation
+from luma_lab.service.refusals import WrongShape
 from luma_lab.service.sql import check_parameters, check_sql, exec_body
 from luma_lab.service.state import TimeToLive, check_length, check_size, put_body
 from luma_lab.service.vectors import VectorHandler
+
+_POSITION = re.compile(r"operations\[(\d+)\]")
 
 
 class StatePut(msgspec.Struct, tag_field="op", tag="state.put"):
@@ -136,7 +140,13 @@ class TransactionHandler(VectorHandler):
     """POST /v1/transaction"""
 
     async def post(self):
-        steps = (await self.read_json(TransactionRequest)).operations
+        try:
+            steps = (await self.read_json(TransactionRequest)).operations
+        except WrongShape as error:
+            position = _POSITION.match(error.field or "")
+            if position is not None:
+                error.index = int(position[1])
+            raise
         if not steps:
             raise InvalidArgument("operations required: expected at least one")
         if len(steps) > MAX_OPERATIONS:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from luma_lab.errors import InvalidArgument, NotSupported
+from luma_lab.errors import DimensionMismatch, InvalidArgument, NotSupported
 from luma_lab.service.base import BaseHandler
 from luma_lab.service.operation import MIN_OFFSET, Operation
 from luma_lab.service.state import check_length
@@ -125,6 +125,13 @@ class VectorHandler(BaseHandler):
         limit = self.limits.max_vector_dim
         if vector is not None and len(vector) > limit:
             raise InvalidArgument(f"vector too large: {len(vector)} components, at most {limit}")
+
+    def check_dimension(self, vector, collection, place=""):
+        """Raise `DimensionMismatch` unless a vector of many fits; `place` says which it is."""
+        if len(vector) != collection.dim:
+            raise DimensionMismatch(
+                len(vector), collection.dim, f"collection {collection.name!r}{place}"
+            )
 
 
 class CollectionsHandler(BaseHandler):

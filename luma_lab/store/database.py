@@ -28,6 +28,7 @@ APPLICATION_ID = 0x4C756D61  # "Luma"
 FORMAT_VERSION = 2
 BUSY_LIMIT_SECS = 60.0
 WAL_LIMIT_BYTES = 64 << 20
+CHECKPOINT_PAGES = 4000  # 16 MB: rows written again and again meanwhile are copied back once
 DEADLINE_STEPS = 10_000  # of SQLite's virtual machine, about a millisecond
 CLOSING_ERRORS = (
     apsw.ConnectionClosedError,
@@ -211,9 +212,10 @@ class Database:
             level = "FULL" if self.durable else "OFF"
             connection.execute(f"PRAGMA synchronous={level}").fetchall()
             connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT_BYTES}").fetchall()
+            connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}").fetchall()
         else:
             # One for each thread of a server: what they do not hold the system's cache does.
-            connection.execute("PRAGMA cache_size=-2048").fetchall()
+            connection.execute("PRAGMA cache_size=-4096").fetchall()
             connection.execute("PRAGMA query_only=ON").fetchall()
             connection.set_progress_handler(deadline.passed, DEADLINE_STEPS)
         self._connections.add(connection)

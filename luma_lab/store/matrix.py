@@ -83,8 +83,11 @@ class Matrix:
                     raise CorruptStore(f"{self.path}: {error.strerror}") from None
                 if room < count:
                     raise CorruptStore(f"{self.path}: holds {room} rows, expected {count}")
-                self._map = np.memmap(self.path, np.float32, "r", shape=(room, self.dim))
-            return np.asarray(self._map[:count])
+                # As a plain array: slicing a memmap costs microseconds.
+                self._map = np.asarray(
+                    np.memmap(self.path, np.float32, "r", shape=(room, self.dim))
+                )
+            return self._map[:count]
 
     def close(self):
         """Give back the file descriptor; mappings live on while arrays use them."""

@@ -156,6 +156,9 @@ def page(lab):
         For `panel.io.server` and `BokehTornado`; asks no other host for anything.
     """
 
+    # Known to this process from now on: another may have sent the page that asks it for them.
+    import panel_material_ui  # noqa: F401
+
     def build():  # Panel calls plain functions only; a partial it would print
         return _build_page(lab)
 
@@ -163,8 +166,12 @@ def page(lab):
 
 
 def _build_page(lab):
+    from panel.io.resources import LOCAL_DIST
     from panel_material_ui import Page
 
+    if pn.state.curdoc is not None:
+        # Panel notes this where it sends the page. Where another process did, it would ask a CDN.
+        pn.state.curdoc.template_variables.setdefault("dist_url", LOCAL_DIST)
     try:
         main = workbench = Workbench(lab)
     except LumaError as error:

@@ -222,9 +222,9 @@ def test_json_nested_too_deep_is_400(ask, depth):
 
 def test_work_over_the_time_limit_is_408_and_others_go_on(serve, monkeypatch):
     server = serve(request_timeout_secs=1)
-    monkeypatch.setattr(server.lab.state, "item", lambda key: time.sleep(2))
+    monkeypatch.setattr(server.lab.state, "scan", lambda *_, **__: time.sleep(2))
     with server.client() as client:
-        late = client.get("/v1/state/a")
+        late = client.get("/v1/state")
         assert (late.status_code, late.json()["error"]) == (408, "timeout")
         assert client.get("/v1/health").status_code == 200
 
@@ -235,7 +235,7 @@ def test_an_unexpected_fault_is_500_and_tells_nothing(serve, monkeypatch, caplog
     def fail(key):
         raise RuntimeError("a secret in /some/path")
 
-    monkeypatch.setattr(server.lab.state, "item", fail)
+    monkeypatch.setattr(server.lab.state, "size_of", fail)
     with server.client() as client:
         broken = client.get("/v1/state/a?api_key=visible")
     assert (broken.status_code, broken.json()["error"]) == (500, "internal")

@@ -1,12 +1,17 @@
 import asyncio
 import threading
 
+import pytest
+
 from luma_lab.engine.events import Frame
-from luma_lab.service.feed import CACHE_BYTES, Feed
+from luma_lab.errors import Unavailable
+from luma_lab.service.feed import CACHE_BYTES, READERS, Feed
 
 
 class HeldLog:
     """A lab whose log is read only when the test lets it; what is read is what was there then."""
+
+    epoch = 0
 
     def __init__(self, held=True):
         self.events = self
@@ -138,5 +143,112 @@ def test_waiting_for_an_offset_ends_with_the_commit_or_with_the_time():
         assert await waiting is True
         assert await feed.reaches(3, 0.01) is False
         assert await feed.reaches(2, 0) is True
+
+    run(scenario, log)
+
+
+def test_pages_of_before_a_restore_are_forgotten():
+    log = HeldLog(held=False)
+
+    async def scenario(feed):
+        feed.news()
+        log.commit(b"1")
+        log.commit(b"2")
+        assert [(await feed.page(since)).next for since in (0, 1)] == [1, 2]
+        log.frames, log.epoch = [Frame(1, 0, "saved", None, None, b"3")], 1
+        log.tell()
+        await asyncio.sleep(0)
+        assert b'"data":3' in (await feed.page(0)).frames[0].wire
+        assert [since for since, _ in feed._pages] == [0]
+        assert feed._cached_bytes == (await feed.page(0)).size
+
+    run(scenario, log)
+
+
+def test_a_page_read_before_a_restore_is_not_kept():
+    log = HeldLog()
+
+    async def scenario(feed):
+        feed.news()
+        log.commit(b"1")
+        early = asyncio.ensure_future(feed.page(0))
+        await begun(log)
+        log.frames, log.epoch = [Frame(1, 0, "saved", None, None, b"2")], 1
+        log.tell()
+        await asyncio.sleep(0)
+        log.go_on.set()
+        assert b'"data":1' in (await early).frames[0].wire
+        assert b'"data":2' in (await feed.page(0)).frames[0].wire
+
+    run(scenario, log)
+
+
+def test_a_fault_that_nobody_waited_for_any_more_is_not_told_to_the_next():
+    log = HeldLog()
+    sound = log.read_frames
+
+    def faulty(*place, **options):
+        sound(*place, **options)
+        raise OSError("the disk hiccups")
+
+    async def scenario(feed):
+        log.read_frames = faulty
+        leaving = asyncio.ensure_future(feed.page(0))
+        await begun(log)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        log.read_frames = sound
+        log.go_on.set()
+        while feed._reading:
+            await asyncio.sleep(0.001)
+        assert not (await feed.page(0)).frames
+
+    run(scenario, log)
+
+
+def test_who_waits_for_a_turn_to_look_is_told_of_the_close():
+    log = HeldLog()
+
+    async def scenario(feed):
+        reading = [asyncio.ensure_future(feed.page(since)) for since in range(READERS)]
+        for _ in reading:
+            await begun(log)
+        waiting = asyncio.ensure_future(feed.reaches(0, 20))
+        await asyncio.sleep(0)
+        feed.close()
+        with pytest.raises(Unavailable, match="stopping"):
+            await waiting
+        log.go_on.set()
+        await asyncio.gather(*reading)
+
+    run(scenario, log)
+
+
+def test_news_come_also_while_the_epoch_can_not_be_read():
+    class Faulty(HeldLog):
+        @property
+        def epoch(self):
+            raise Unavailable("not now")
+
+    log = Faulty(held=False)
+
+    async def scenario(feed):
+        news = feed.news()
+        log.commit()
+        await asyncio.wait_for(news.wait(), 20)
+
+    run(scenario, log)
+
+
+def test_a_closed_feed_says_so():
+    log = HeldLog(held=False)
+
+    async def scenario(feed):
+        waiting = asyncio.ensure_future(feed.reaches(2, 20))
+        await asyncio.sleep(0.01)
+        feed.close()
+        for asked in (waiting, feed.reaches(0, 20), feed.page(0)):
+            with pytest.raises(Unavailable, match="stopping"):
+                await asked
 
     run(scenario, log)

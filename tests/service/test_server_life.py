@@ -22,27 +22,27 @@ def test_a_taken_port_is_named(server):
 def test_a_request_under_way_is_finished_before_the_server_stops(serve, monkeypatch):
     server = serve()
     begun = threading.Event()
-    original = server.lab.state.item
+    original = server.lab.state.scan
 
-    def slow(key):
+    def slow(*arguments, **options):
         begun.set()
         time.sleep(0.5)
-        return original(key)
+        return original(*arguments, **options)
 
     server.lab.state.put("a", 1)
-    monkeypatch.setattr(server.lab.state, "item", slow)
+    monkeypatch.setattr(server.lab.state, "scan", slow)
     answers = []
 
     def ask():
         with server.client() as client:
-            answers.append(client.get("/v1/state/a"))
+            answers.append(client.get("/v1/state"))
 
     asker = threading.Thread(target=ask)
     asker.start()
     assert begun.wait(10)
     server.stop()
     asker.join(10)
-    assert answers[0].json()["value"] == 1
+    assert answers[0].json()[0]["value"] == 1
     with pytest.raises(httpx.ConnectError):
         httpx.get(server.url + "/v1/health")
 

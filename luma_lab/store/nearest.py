@@ -1,0 +1,39 @@
+"""Reading the points a search found, leanly: ten of them at a time, thousands of times a second."""
+
+from zlib import crc32
+
+from luma_lab.errors import CorruptStore
+from luma_lab.store.mappings import ROW_BITS, ROWS_A_QUERY
+
+_ROW = (1 << ROW_BITS) - 1
+_TEXT = "SELECT point, id, revision, meta, crc FROM luma_points WHERE point IN ({})"
+_TEXTS = {}
+
+
+def read_nearest(connection, uid, rows):
+    """Return a dict from matrix row to (id, meta as JSON text), of those of `rows` that live.
+
+    Raises
+    ------
+    CorruptStore
+        A point does not match the checksum that `luma_lab.store.mappings` wrote.
+    """
+    if len(rows) > ROWS_A_QUERY:
+        found = {}
+        for start in range(0, len(rows), ROWS_A_QUERY):
+            found |= read_nearest(connection, uid, rows[start : start + ROWS_A_QUERY])
+        return found
+    text = _TEXTS.get(len(rows))
+    if text is None:
+        text = _TEXTS[len(rows)] = _TEXT.format(",".join("?" * len(rows)))
+    high = uid << ROW_BITS
+    found = {}
+    for point, id, revision, meta, crc in connection.execute(text, [high | row for row in rows]):
+        row = point & _ROW
+        if (
+            not isinstance(meta, str)
+            or crc32(meta.encode(), crc32(f"{row}\x1f{id}\x1f{revision}".encode())) != crc
+        ):
+            raise CorruptStore(f"point {id!r} does not match its checksum")
+        found[row] = id, meta
+    return found
