@@ -4,6 +4,7 @@ Checked once at the door; nothing below asks again. Free of numba, so that whoev
 vectors does not pay for importing it.
 """
 
+import functools
 import numbers
 import os
 from typing import Protocol
@@ -66,6 +67,14 @@ def as_vectors(vectors, dim, what="vectors"):
 
 def as_queries(queries, dim):
     """Return one query (dim,) or many (n_queries, dim) as :func:`as_vectors` does, always 2-D."""
+    if (
+        type(queries) is np.ndarray
+        and queries.dtype == np.float32
+        and queries.shape == (dim,)
+        and queries.flags.c_contiguous
+        and _wide_square()(queries) <= LARGEST_SQUARE
+    ):
+        return queries.reshape(1, dim)  # the commonest case by far
     array = _as_array(queries, "queries")
     if array.ndim == 1:
         array = array.reshape(1, -1) if array.size else array.reshape(0, dim)
@@ -74,6 +83,13 @@ def as_queries(queries, dim):
             f"queries have shape {array.shape}: expected ({dim},) or (n_queries, {dim})"
         )
     return _checked(array, dim, "queries")
+
+
+@functools.cache
+def _wide_square():
+    from luma_lab.kernels.distance import wide_square
+
+    return wide_square
 
 
 def _as_array(values, what):
