@@ -103,7 +103,8 @@ class Graph(NamedTuple):
         enough = max(min(k, matches), min(list_size, matches) // 2)
         longer = math.ceil(list_size * linked / max(1, matches))
         pending = np.arange(len(queries))
-        while len(pending) and longer * COMPARISONS_PER_PLACE < matches:
+        step = COMPARISONS_PER_PLACE * self.nodes.scanned_per_step
+        while len(pending) and longer * step < matches:
             some = self._walk(read_only(queries[pending]), k, longer, threads, mask, True)
             rows[pending], distances[pending] = some[:2]
             counts[pending] += some[2]

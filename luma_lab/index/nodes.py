@@ -1,5 +1,8 @@
 """The nodes of a graph as a walk sees them: float32 rows, or codes with the exact rows behind."""
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from luma_lab.index.flat import scan
@@ -14,7 +17,7 @@ from luma_lab.index.rows import (
     read_only,
 )
 from luma_lab.index.scratch import ScratchPool
-from luma_lab.kernels.codewalk import ROUNDING, search_codes
+from luma_lab.kernels.codewalk import ROUNDING, scan_among, search_codes
 from luma_lab.kernels.distance import DOT, L2
 from luma_lab.kernels.graph import search_batch
 from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES
@@ -22,6 +25,7 @@ from luma_lab.kernels.space import FloatSpace, Q8Space
 
 SAMPLE_ROWS, SAMPLE_QUERIES = 4096, 256
 MOST_MOVED = 0.1  # of a squared distance between near rows
+SCAN_KEPT = 4  # rows kept by code for each asked for, before they are looked at again
 NO_RECORD = np.empty(0, np.int64)
 
 
@@ -37,6 +41,7 @@ class FloatNodes:
     """
 
     quantizer = None
+    scanned_per_step = 1.5  # rows a scan compares while a walk compares one: it jumps about less
 
     def __init__(self, rows, metric, room=None):
         self.vectors = read_only(rows)
@@ -101,6 +106,8 @@ class CodedNodes:
     rooms : tuple of Growing, optional
         What `vectors` and `codes` are views of.
     """
+
+    scanned_per_step = 3.0  # as in `FloatNodes`
 
     def __init__(self, vectors, codes, quantizer, rooms=None):
         self.vectors, self.codes = read_only(vectors), read_only(codes)
@@ -185,7 +192,27 @@ class CodedNodes:
 
     def scan(self, queries, k, chosen, threads):
         """Return exact (rows, distances) of prepared queries among the rows `chosen`."""
-        return scan(self.vectors, queries, k, self.metric, chosen, 0, len(self), threads)
+        chosen = read_only(chosen)
+        rows = np.empty((len(queries), k), np.int64)
+        distances = np.empty((len(queries), k), np.float32)
+        quantizer, metric = self.quantizer, METRIC_CODES[self.metric]
+
+        def run(a, b):
+            scan_among(
+                self._space, quantizer.mean_, queries[a:b], self.vectors, chosen, metric, k,
+                np.empty(SCAN_KEPT * k, np.int64), np.empty((2, quantizer.dim), np.float32),
+                np.zeros(quantizer.query_bytes, np.uint8), rows[a:b], distances[a:b],
+            )  # fmt: skip
+
+        threads = min(threads, len(queries))
+        if threads <= 1:
+            run(0, len(queries))
+            return rows, distances
+        cuts = [len(queries) * i // threads for i in range(threads + 1)]
+        with ThreadPoolExecutor(threads) as pool:
+            for job in [pool.submit(run, a, b) for a, b in itertools.pairwise(cuts)]:
+                job.result()
+        return rows, distances
 
 
 NODES = {None: FloatNodes, "q8": CodedNodes}

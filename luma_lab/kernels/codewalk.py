@@ -18,8 +18,9 @@ from luma_lab.kernels.distance import (
 )
 from luma_lab.kernels.graph import COMPARISONS, HOPS, PASS, greedy_search
 from luma_lab.kernels.int8 import load_float32
-from luma_lab.kernels.prefetch import prefetch_row
+from luma_lab.kernels.prefetch import AHEAD, prefetch_row
 from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES, prepare_query
+from luma_lab.kernels.space import distance_to, prefetch_node
 from luma_lab.kernels.topk import key_distance, key_row, pack_key, push_least, sort_heap
 
 RERANK_AHEAD = 4  # rows of exact vectors asked for before they are needed
@@ -71,6 +72,71 @@ def code_doubt(space, probe, node, distance, metric, query_square):
 
 
 @kernel
+def prepare_point(query, mean, metric, code_bytes, point, prepared):
+    """Write a query as exact distances take it into point[0], and as codes do into `prepared`.
+
+    Returns its squared length as distances see it, float32.
+
+    Parameters
+    ----------
+    query : float32 array of shape (dim,)
+    point : float32 array of shape (2, dim)
+        The second row is scratch.
+    """
+    square = wide_square(query)
+    scale = 1.0
+    if metric == COSINE and square > 0.0:
+        scale, square = 1.0 / math.sqrt(square), 1.0
+    for j in range(mean.shape[0]):
+        point[0, j] = np.float32(query[j] * scale)
+    prepare_query(point[0], mean, metric, code_bytes, point[1], prepared)
+    return np.float32(square)
+
+
+@kernel
+def look_again(space, probe, query, query_square, vectors, metric, best, passed, heap, rerank):
+    """Put the nearest of best[:passed] by exact distance into `heap`; return (found, settled).
+
+    best : int64 array
+        Keys by code distance, ascending.
+    heap : int64 array of shape (k,) at most
+    rerank : int
+        How many are looked at at least; then as many as may still belong to the nearest.
+    settled : bool
+        Whether the codes rule out what comes behind best[:passed].
+    """
+    base = vectors.ctypes.data
+    row_bytes = vectors.shape[1] * 4
+    found = 0
+    for j in range(min(RERANK_AHEAD, passed)):
+        prefetch_row(base + key_row(best[j]) * row_bytes, row_bytes)
+    for j in range(passed):
+        row = key_row(best[j])
+        if j >= rerank:
+            nearest = key_distance(best[j])
+            nearest -= code_doubt(space, probe, row, nearest, metric, query_square)
+            if nearest > key_distance(heap[0]):
+                return found, True
+        if j + RERANK_AHEAD < passed:
+            prefetch_row(base + key_row(best[j + RERANK_AHEAD]) * row_bytes, row_bytes)
+        key = pack_key(exact_distance(query, vectors, row, metric), row)
+        found = push_least(heap, found, key)
+    return found, False
+
+
+@kernel
+def write_answer(heap, found, rows, distances):
+    """Write a heap of keys as ascending rows (k,) and distances, padded with -1 and inf."""
+    sort_heap(heap, found)
+    for j in range(found):
+        rows[j] = key_row(heap[j])
+        distances[j] = key_distance(heap[j])
+    for j in range(found, rows.shape[0]):
+        rows[j] = -1
+        distances[j] = np.inf
+
+
+@kernel
 def search_codes(
     space, mean, queries, vectors, neighbors, entry, metric, mask, use_mask, rerank,
     keys, fresh, seen, epoch, no_record, point, prepared, rows, distances, counts,
@@ -94,21 +160,10 @@ def search_codes(
 
     The rest is as in `graph.search_batch`.
     """
-    k = rows.shape[1]
-    dim = mean.shape[0]
-    base = vectors.ctypes.data
-    row_bytes = dim * 4
     best = np.empty(keys.shape[0], np.int64)
+    heap = np.empty(min(rows.shape[1], keys.shape[0]), np.int64)
     for i in range(queries.shape[0]):
-        query = point[0]
-        square = wide_square(queries[i])
-        scale = 1.0
-        if metric == COSINE and square > 0.0:
-            scale, square = 1.0 / math.sqrt(square), 1.0
-        query_square = np.float32(square)
-        for j in range(dim):
-            query[j] = np.float32(queries[i, j] * scale)
-        prepare_query(query, mean, metric, space.code_bytes, point[1], prepared)
+        square = prepare_point(queries[i], mean, metric, space.code_bytes, point, prepared)
         probe = prepared.ctypes.data
         size, hops, comparisons = greedy_search(
             space, probe, neighbors, entry, keys, fresh, seen, epoch, no_record
@@ -116,32 +171,58 @@ def search_codes(
         passed = 0
         for j in range(size):
             row = key_row(keys[j])
+            # A row that came while the search began has no place in its mask yet.
             if use_mask and not (row < mask.shape[0] and mask[row]):
                 continue
             best[passed] = keys[j]
-            if passed < RERANK_AHEAD:
-                prefetch_row(base + row * row_bytes, row_bytes)
             passed += 1
-        found = 0
-        heap = keys[: min(k, passed)]
-        for j in range(passed):
-            row = key_row(best[j])
-            if j >= rerank:
-                nearest = key_distance(best[j])
-                nearest -= code_doubt(space, probe, row, nearest, metric, query_square)
-                if nearest > key_distance(heap[0]):
-                    break
-            if j + RERANK_AHEAD < passed:
-                prefetch_row(base + key_row(best[j + RERANK_AHEAD]) * row_bytes, row_bytes)
-            key = pack_key(exact_distance(query, vectors, row, metric), row)
-            found = push_least(heap, found, key)
-        sort_heap(heap, found)
-        for j in range(found):
-            rows[i, j] = key_row(heap[j])
-            distances[i, j] = key_distance(heap[j])
-        for j in range(found, k):
-            rows[i, j] = -1
-            distances[i, j] = np.inf
+        found, _ = look_again(
+            space, probe, point[0], square, vectors, metric, best, passed, heap, rerank
+        )
+        write_answer(heap, found, rows[i], distances[i])
         counts[i, HOPS] = hops
         counts[i, COMPARISONS] = comparisons
         counts[i, PASS] = passed
+
+
+@kernel
+def scan_among(
+    space, mean, queries, vectors, chosen, metric, rerank, best, point, prepared, rows, distances
+):
+    """Find the nearest of the `chosen` rows to each query by codes and an exact second look.
+
+    Where the codes leave open whether more than `best` holds belong to the nearest, all chosen
+    rows are compared exactly. Ties go to the lower row.
+
+    Parameters
+    ----------
+    chosen : int64 array
+        Ascending row numbers.
+    best : int64 array
+        Scratch; its length is how many are kept by code, more than k.
+    rows, distances : int64 and float32 arrays of shape (n_queries, k)
+        Output, padded with -1 and inf.
+
+    The rest is as in `search_codes`.
+    """
+    heap = np.empty(min(rows.shape[1], chosen.shape[0]), np.int64)
+    for i in range(queries.shape[0]):
+        square = prepare_point(queries[i], mean, metric, space.code_bytes, point, prepared)
+        probe = prepared.ctypes.data
+        size = 0
+        for j in range(chosen.shape[0]):
+            if j + AHEAD < chosen.shape[0]:
+                prefetch_node(space, chosen[j + AHEAD])
+            key = pack_key(distance_to(space, probe, chosen[j]), chosen[j])
+            if size < best.shape[0] or key < best[0]:
+                size = push_least(best, size, key)
+        sort_heap(best, size)
+        found, settled = look_again(
+            space, probe, point[0], square, vectors, metric, best, size, heap, rerank
+        )
+        if not settled and size < chosen.shape[0]:
+            found = 0
+            for j in range(chosen.shape[0]):
+                key = pack_key(exact_distance(point[0], vectors, chosen[j], metric), chosen[j])
+                found = push_least(heap, found, key)
+        write_answer(heap, found, rows[i], distances[i])

@@ -55,6 +55,10 @@ def warm_up():
         space, mean, queries, vectors, neighbors, 0, distance.L2, no_mask, False, 1, *scratch,
         no_record, np.empty((2, WARM_STRIDE), np.float32), prepared, *answer,
     )  # fmt: skip
+    codewalk.scan_among(
+        space, mean, queries, vectors, no_rows, distance.L2, 1, np.empty(2, np.int64),
+        np.empty((2, WARM_STRIDE), np.float32), prepared, *answer[:2],
+    )  # fmt: skip
     scan.scan_batch(queries, vectors, no_rows, False, 0, WARM_ROWS, distance.L2, *answer[:2])
     _warm_codes(vectors, mean, codes, no_rows, rows, distances)
 

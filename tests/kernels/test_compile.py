@@ -183,7 +183,8 @@ entries = [
     build.merge_back_edges, build.trim, reach.attach_unreached, distance.prepare_rows,
     graph.search_batch, scan.scan_batch, codescan.scan_codes, codescan.measure_codes,
     codescan.rerank, quantize.column_sums, quantize.encode_rows, quantize.decode_rows,
-    quantize.prepare_queries, build.find_central_code, codewalk.search_codes, mend.mend_edges,
+    quantize.prepare_queries, build.find_central_code, codewalk.search_codes,
+    codewalk.scan_among, mend.mend_edges,
     mend.link_back, product.fit_part, product.encode_parts, product.decode_parts,
     product.prepare_tables,
 ]
