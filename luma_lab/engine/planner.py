@@ -9,9 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 DEFAULT_LIST_SIZE = 64
-# Below either a scan of the matching rows is faster than a walk that must pass over the others.
-SCANNED_ROWS = 5000
-SCANNED_SHARE = 0.1
+SCANNED_ROWS = 256  # matching rows that are compared exactly in less time than plans are made
 
 
 class Candidates(NamedTuple):
@@ -22,6 +20,7 @@ class Candidates(NamedTuple):
     rows : int64 array of shape (n_queries, k), padded with -1
     distances : float32 array of shape (n_queries, k), ascending
     strategy : {"exact", "walk", "walk+tail"}, behind "filter+" where rows were given
+        Then also "scan", of the index's codes.
     hops, comparisons : int64 arrays of shape (n_queries,)
     walk_ms : float
     """
@@ -81,39 +80,29 @@ def find_candidates(snapshot, queries, k, *, search_list_size=None, exact=False,
 def find_among(snapshot, queries, k, rows, *, search_list_size=None, exact=False, threads=1):
     """Return the `Candidates` nearest to each query among the given rows of a snapshot.
 
-    Few rows are scanned. Many are sought by the index with a list as much longer as they are
-    rarer; where the walk ends with fewer than there are, they are scanned after all.
+    Few rows are scanned exactly. Of more the index itself chooses between a scan of their codes
+    and a walk; it answers as many as there are.
 
     Parameters
     ----------
     rows : ascending int64 array
     """
     started = time.perf_counter()
-    start = snapshot.indexed_rows
-    inside = int(np.searchsorted(rows, start))
-    share = inside / max(1, start)
-    walks = snapshot.index is not None and not exact
-    if not walks or inside <= max(SCANNED_ROWS, SCANNED_SHARE * start):
+    inside = int(np.searchsorted(rows, snapshot.indexed_rows))
+    if snapshot.index is None or exact or inside <= SCANNED_ROWS:
         return _scan_rows(snapshot, queries, k, rows, threads, started, "filter+exact")
     size = search_list_size or snapshot.row.params.get("search_list_size", DEFAULT_LIST_SIZE)
-    mask = np.zeros(start, dtype=bool)
-    mask[rows[:inside]] = True
     found = snapshot.index.search(
-        queries,
-        k=k,
-        search_list_size=min(max(k, int(max(size, k) / share)), start),
-        threads=threads,
-        mask=mask,
+        queries, k=k, search_list_size=max(size, k), threads=threads, rows=rows[:inside]
     )
-    if (found.rows >= 0).sum(axis=1).min() < min(k, inside):
-        return _scan_rows(snapshot, queries, k, rows, threads, started, "filter+exact")
-    merged, distances, strategy = found.rows, found.distances, "filter+walk"
+    merged, distances = found.rows, found.distances
     comparisons = found.stats.comparisons.astype(np.int64)
+    strategy = "filter+walk" if found.stats.hops.any() else "filter+scan"
     if inside < len(rows):
         tail = _scan(snapshot, queries, k, rows[inside:], threads)
         merged, distances = _merge((merged, distances), tail, k)
         comparisons = comparisons + (len(rows) - inside)
-        strategy = "filter+walk+tail"
+        strategy += "+tail"
     elapsed = (time.perf_counter() - started) * 1000
     return Candidates(merged, distances, strategy, found.stats.hops, comparisons, elapsed)
 

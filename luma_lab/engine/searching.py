@@ -288,7 +288,7 @@ def _check_min_score(min_score):
 
 
 def _receipt(snapshot, found, i, k, search_list_size):
-    walked = "walk" in found.strategy
+    walked = "walk" in found.strategy or "scan" in found.strategy
     index = snapshot.index if walked else None
     size = search_list_size or snapshot.row.params.get(
         "search_list_size", planner.DEFAULT_LIST_SIZE

@@ -42,21 +42,29 @@ class Graph(NamedTuple):
     linked_dead: int
     scratches: ScratchPool
 
-    def search(self, queries, k, list_size, threads, mask):
+    def search(self, queries, k, list_size, threads, mask, rows=None):
         """Answer prepared queries; return rows, distances and counts (n_queries, 4).
 
         Parameters
         ----------
         mask : bool array of shape (n,) or None
             Rows that may be answered; deleted ones never are.
+        rows : ascending int64 array or None
+            The same as row numbers.
         """
+        if rows is not None:
+            if self.live_count < len(self.live):
+                rows = rows[self.live[rows]]
+            return self._among(queries, k, list_size, threads, None, rows, len(rows))
         if mask is None:
             if self.linked_dead == 0:
                 return self._walk(queries, k, list_size, threads, NO_MASK, False)
-            return self._masked(queries, k, list_size, threads, self.live, self.live_count)
-        if self.live_count < len(self.live):
-            mask = mask & self.live
-        return self._masked(queries, k, list_size, threads, mask, int(np.count_nonzero(mask)))
+            mask, matches = self.live, self.live_count
+        else:
+            if self.live_count < len(self.live):
+                mask = mask & self.live
+            matches = int(np.count_nonzero(mask))
+        return self._among(queries, k, list_size, threads, mask, None, matches)
 
     def _walk(self, queries, k, list_size, threads, mask, use_mask):
         count = len(queries)
@@ -88,14 +96,13 @@ class Graph(NamedTuple):
                     job.result()
         return rows, distances, counts
 
-    def _masked(self, queries, k, list_size, threads, mask, matches):
-        """Filter walks while they are cheaper than an exact scan of the matching rows.
+    def _among(self, queries, k, list_size, threads, mask, chosen, matches):
+        """Filter walks while they are cheaper than a scan of the matching rows.
 
         To meet as many matches, the list grows by total / matches. If far fewer passed, the
         mask excludes what is near to that query: its list grows further, and in the end its
-        matches are scanned.
+        matches are scanned. The matches are given as a mask or as the `chosen` rows.
         """
-        mask = read_only(mask)
         linked = self.live_count + self.linked_dead
         rows = np.empty((len(queries), k), np.int64)
         distances = np.empty((len(queries), k), np.float32)
@@ -105,13 +112,17 @@ class Graph(NamedTuple):
         pending = np.arange(len(queries))
         step = COMPARISONS_PER_PLACE * self.nodes.scanned_per_step
         while len(pending) and longer * step < matches:
+            if mask is None:
+                mask = np.zeros(len(self.live), bool)
+                mask[chosen] = True
+            mask = read_only(mask)
             some = self._walk(read_only(queries[pending]), k, longer, threads, mask, True)
             rows[pending], distances[pending] = some[:2]
             counts[pending] += some[2]
             pending = pending[some[2][:, PASS] < enough]
             longer *= LIST_GROWTH
         if len(pending):
-            chosen = np.flatnonzero(mask)
+            chosen = np.flatnonzero(mask) if chosen is None else chosen
             some = self.nodes.scan(read_only(queries[pending]), k, chosen, threads)
             rows[pending], distances[pending] = some
             counts[pending, COMPARISONS] += matches

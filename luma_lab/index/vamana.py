@@ -170,7 +170,7 @@ class VamanaIndex(Directory):
         self._graph = graph
         self._vectors = graph.nodes.vectors
 
-    def search(self, queries, k=10, *, search_list_size=None, threads=1, mask=None):
+    def search(self, queries, k=10, *, search_list_size=None, threads=1, mask=None, rows=None):
         """Find about the `k` nearest rows of each query.
 
         Parameters
@@ -182,8 +182,10 @@ class VamanaIndex(Directory):
         threads : int, default 1
             Threads that share the queries; 0 stands for all cores.
         mask : bool array of shape (total_rows,), optional
-            Only these rows may be answered. Few are scanned exactly, many are filtered from a
-            longer walk; each query gets ``min(k, mask.sum())`` rows.
+            Only these rows may be answered. Few are scanned, many are filtered from a longer
+            walk; each query gets ``min(k, mask.sum())`` rows.
+        rows : ascending integers without repeats, optional
+            The same as row numbers, for few of many; not together with `mask`.
 
         Returns
         -------
@@ -200,11 +202,15 @@ class VamanaIndex(Directory):
         list_size = resolve_list_size(search_list_size, k)
         threads = 1 if threads == 1 else check_threads(threads)
         if mask is not None:
+            if rows is not None:
+                raise InvalidArgument("mask and rows are both given: expected at most one")
             mask = check_mask(mask, len(graph.nodes))
+        if rows is not None:
+            rows = _ascending_rows(rows, len(graph.nodes))
         queries = graph.nodes.prepare(queries)
-        rows, distances, counts = graph.search(queries, k, list_size, threads, mask)
+        found, distances, counts = graph.search(queries, k, list_size, threads, mask, rows)
         hops, comparisons, reads, _ = counts.T
-        return Neighbors(rows, distances, SearchStats(hops, comparisons, reads))
+        return Neighbors(found, distances, SearchStats(hops, comparisons, reads))
 
     def add(self, vectors):
         """Insert vectors (dim,) or (n, dim); return their row numbers, int64 (n,).
@@ -404,6 +410,18 @@ class VamanaIndex(Directory):
         linked = 0 if live is None else int(np.count_nonzero(neighbors[~live, 0] != NO_NODE))
         index._adopt(nodes, neighbors, entry, live, linked)
         return index
+
+
+def _ascending_rows(rows, total):
+    array = np.asarray(rows)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InvalidArgument(
+            f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
+        )
+    array = np.ascontiguousarray(array, np.int64)
+    if array.size and (array[0] < 0 or array[-1] >= total or (np.diff(array) <= 0).any()):
+        raise InvalidArgument(f"rows: expected ascending numbers from 0 to {total - 1}")
+    return array
 
 
 def _live_rows(rows, live):

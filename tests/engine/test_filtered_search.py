@@ -69,11 +69,10 @@ def brute(docs, query, test):
 
 
 @pytest.mark.parametrize("filter, test", CASES, ids=[str(f) for f, _ in CASES])
-@pytest.mark.parametrize("scanned", [True, False], ids=["scan", "walk"])
+@pytest.mark.parametrize("scanned", [True, False], ids=["scan", "by index"])
 def test_the_nearest_matches_are_found_all_of_them(docs, monkeypatch, filter, test, scanned):
     if not scanned:
         monkeypatch.setattr(planner, "SCANNED_ROWS", 0)
-        monkeypatch.setattr(planner, "SCANNED_SHARE", 0.02)
     query = np.linspace(-1, 1, DIM)
     wanted = brute(docs, query, test)
     for k in (1, 10, 500):
@@ -90,7 +89,6 @@ def test_the_nearest_matches_are_found_all_of_them(docs, monkeypatch, filter, te
 @pytest.mark.parametrize("k", [1, 5, 40])
 def test_even_a_poor_walk_gives_as_many_hits_as_there_are_matches(docs, monkeypatch, k):
     monkeypatch.setattr(planner, "SCANNED_ROWS", 0)
-    monkeypatch.setattr(planner, "SCANNED_SHARE", 0.0)
     for filter, test in CASES:
         wanted = brute(docs, [0] * DIM, test)
         assert len(docs.search([0] * DIM, k, filter=filter)) == min(k, len(wanted))
@@ -254,3 +252,26 @@ def test_dropping_a_collection_drops_its_indexes_and_no_others(lab):
     ]  # fmt: skip
     lab.collection("b").upsert("p", [1, 2], {"x": [1, 2]})
     assert [h.id for h in lab.collection("b").search([0, 0], filter={"x": 2})] == ["p"]
+
+
+def test_the_index_walks_for_many_matches_and_scans_codes_for_few(lab):
+    chance = np.random.default_rng(0)
+    vectors = chance.normal(size=(3100, 24)).astype(np.float32)
+    docs = lab.create_collection("coded", 24, "l2")
+    docs.upsert(list(range(3000)), vectors[:3000], [{"n": i % 10} for i in range(3000)])
+    docs.build_index("vamana").result()
+    small = {"k": 5, "search_list_size": 10, "explain": True}
+    for filter, strategy, test in (
+        ("n <> 0", "filter+walk", lambda n: n != 0),
+        ("n = 3", "filter+scan", lambda n: n == 3),
+    ):
+        hits = docs.search(vectors[7], filter=filter, **small)
+        assert hits.receipt["strategy"] == strategy and not hits.receipt["exact"]
+        assert all(test(hit.meta["n"]) for hit in hits)
+        wanted = {id for _, id in brute(docs, vectors[7], lambda meta, t=test: t(meta["n"]))[:5]}
+        assert len({hit.id for hit in hits} & wanted) >= 3
+        exact = docs.search(vectors[7], filter=filter, exact=True, **small)
+        assert [hit.id for hit in exact][0] in {hit.id for hit in hits}
+    docs.upsert("late", vectors[3000], {"n": 3})
+    hits = docs.search(vectors[3000], filter="n = 3", **small)
+    assert hits[0].id == "late" and hits.receipt["strategy"] == "filter+scan+tail"

@@ -188,3 +188,42 @@ def test_an_edge_that_leads_outside_is_refused_at_load(tmp_path):
         save_arrays(tmp_path / "bad", arrays, {**manifest, "parameters": parameters})
         with pytest.raises(errors.CorruptStore):
             VamanaIndex.load(tmp_path / "bad")
+
+
+@every_metric
+@pytest.mark.parametrize("quantizer", ["q8", None])
+@pytest.mark.parametrize("share", [0.003, 0.05, 0.6])
+def test_rows_are_a_mask_by_another_name(metric, quantizer, share):
+    vectors, queries = clustered(6000, 24), clustered(30, 24, seed=1)
+    index = VamanaIndex(24, metric, quantizer=quantizer, max_degree=24, build_list_size=50)
+    index.build(vectors)
+    mask = np.random.default_rng(0).random(6000) < share
+    by_mask = index.search(queries, k=10, mask=mask)
+    by_rows = index.search(queries, k=10, rows=np.flatnonzero(mask))
+    assert (by_mask.rows == by_rows.rows).all() and (by_mask.distances == by_rows.distances).all()
+    exact = FlatIndex(24, metric).build(vectors).search(queries, k=10, mask=mask)
+    assert recall(by_rows, exact) >= 0.95 and ((by_rows.rows < 0) == (exact.rows < 0)).all()
+    index.delete(np.flatnonzero(mask)[:5])
+    left = index.search(queries, k=10, rows=np.flatnonzero(mask)).rows
+    assert not np.isin(left, np.flatnonzero(mask)[:5]).any()
+
+
+@pytest.mark.parametrize("rows", [[3, 3], [2, 1], [-1], [100], [1.5], [[1]]])
+def test_rows_that_can_not_be_are_refused(rows):
+    index = VamanaIndex(4, "l2").build(clustered(100, 4))
+    with pytest.raises(errors.InvalidArgument, match="rows"):
+        index.search(np.ones(4), rows=rows)
+    with pytest.raises(errors.InvalidArgument, match="both"):
+        index.search(np.ones(4), rows=[1], mask=np.ones(100, bool))
+
+
+def test_codes_of_near_rows_in_doubt_are_compared_exactly():
+    # All rows are one in their codes: only the exact distances tell them apart.
+    rng = np.random.default_rng(0)
+    vectors = (1000 + 1e-3 * rng.normal(size=(900, 32))).astype(np.float32)
+    index = VamanaIndex(32, "l2", max_degree=16, build_list_size=40).build(vectors)
+    exact = FlatIndex(32, "l2").build(vectors)
+    few = np.arange(0, 900, 3)
+    found = index.search(vectors[:50], k=5, rows=few)
+    expected = exact.search(vectors[:50], k=5, mask=np.arange(900) % 3 == 0)
+    assert (found.distances == expected.distances).all()
