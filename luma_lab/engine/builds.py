@@ -37,6 +37,9 @@ DEFAULTS = {
     "search_list_size": 64,
 }
 MAX_LIST_SIZE = 65_535
+# Rows behind an index, at least and as a share of it, at which it grows to take them in.
+LEAST_BEHIND, SHARE_BEHIND = 2000, 0.1
+MOST_GROWTH = 2
 CODED_DIM = 17  # below, codes and their constants take no less room than float32
 log = logging.getLogger(__name__)
 
@@ -105,6 +108,28 @@ def start(parts, name, kind, params):
         )
     work = partial(_build, parts, name, params, threads)
     return parts.jobs.start("index_build", work, collection=name, params=shown)
+
+
+def follow_rows(parts):
+    """Start growing each index that too many rows have come behind; return the jobs.
+
+    They are scanned by every search meanwhile, so none is missed, but each costs time.
+    """
+    busy = {job.collection for job in parts.jobs.list("running") if job.kind == "index_build"}
+    jobs = []
+    for row in catalog.read_all(parts.database.reader()):
+        behind = row.rows - row.index_rows
+        if row.index_name is None or behind < max(LEAST_BEHIND, SHARE_BEHIND * row.index_rows):
+            continue
+        if row.name in busy or leases.holder(
+            parts.database.reader(), f"build:{row.uid}", parts.clock.now_ms()
+        ):
+            continue
+        params = {**DEFAULTS, **row.params}
+        shown = {"kind": kind_of(row.index_name), **params}
+        work = partial(_build, parts, row.name, params, 1, replaces=row.index_name, grows=True)
+        jobs.append(parts.jobs.start("index_build", work, collection=row.name, params=shown))
+    return jobs
 
 
 def store_params(parts, name, params):
@@ -214,15 +239,17 @@ def _make_flat(parts, name):
     return {"kind": "flat"}
 
 
-def _build(parts, name, params, threads, job, *, replaces=None):
+def _build(parts, name, params, threads, job, *, replaces=None, grows=False):
     owner = f"{parts.owner}:{job.id}"
     row = parts.follower.row(name)
     lease = f"build:{row.uid}"
     parts.writer.run(lambda unit: leases.take(unit.connection, lease, owner, unit.now_ms))
     try:
         snapshot = parts.follower.snapshot(name)
-        index = _index(row.dim, row.metric, params, threads)
-        index.build(snapshot.vectors, progress=lambda fraction: job.report(0.95 * fraction))
+        index = _grown(snapshot, params) if grows else None
+        if index is None:
+            index = _index(row.dim, row.metric, params, threads)
+            index.build(snapshot.vectors, progress=lambda fraction: job.report(0.95 * fraction))
         index_name = _new_name(parts, row.uid, snapshot.offset)
         path = directory(parts, row.uid, index_name)
         operation = partial(
@@ -262,6 +289,19 @@ def _build(parts, name, params, threads, job, *, replaces=None):
         raise
     finally:
         parts.writer.run(lambda unit: leases.release(unit.connection, lease, owner))
+
+
+def _grown(snapshot, params):
+    """Return the index of a snapshot with the rows behind it, or None where to build it anew.
+
+    Anew once it has doubled: its codes still have the mean of the rows it began with.
+    """
+    index = snapshot.index
+    if index is None or len(snapshot.vectors) > MOST_GROWTH * snapshot.indexed_rows:
+        return None
+    if any(getattr(index, name) != params[name] for name in BUILD_PARAMS):
+        return None
+    return index.grown(snapshot.vectors, snapshot.live)
 
 
 def _commit_index(

@@ -1,5 +1,5 @@
 """Upkeep: what a lab does unasked. Sweeps expired state, trims the log and
-the write-ahead log, renews leases.
+the write-ahead log, renews leases, grows indexes.
 """
 
 import logging
@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from luma_lab.engine import state
+from luma_lab.engine import builds, state
 from luma_lab.errors import LumaError, StoreClosed
 from luma_lab.store import catalog, leases, mappings
 from luma_lab.store import log as event_log
@@ -18,6 +18,7 @@ from luma_lab.store.database import WAL_LIMIT_BYTES
 TICK_SECS = 0.25
 RETENTION_EVERY_SECS = 30.0
 BOUND_EVERY_SECS = 1.0
+FOLLOW_EVERY_SECS = 1.0
 SWEEP_KEYS = 1000
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Upkeep:
 
     def _loop(self):
         parts = self._parts
-        trim_at = beat_at = bound_at = 0.0
+        trim_at = beat_at = bound_at = follow_at = 0.0
         while not self._stop.wait(TICK_SECS):
             try:
                 self.sweep()
@@ -68,6 +69,9 @@ class Upkeep:
                 if now >= bound_at:
                     self._checkpoints.bound()
                     bound_at = time.monotonic() + BOUND_EVERY_SECS
+                if now >= follow_at:
+                    builds.follow_rows(parts)
+                    follow_at = time.monotonic() + FOLLOW_EVERY_SECS
                 if now >= trim_at:
                     trim_at = now + RETENTION_EVERY_SECS
                     self.trim()

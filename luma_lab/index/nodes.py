@@ -61,6 +61,11 @@ class FloatNodes:
         rows = graph_rows(vectors, self.metric)
         return FloatNodes(self._room.put(places, rows, total), self.metric, self._room)
 
+    def followed_by(self, vectors):
+        """Return nodes of `vectors` (n, dim), whose first rows these are; these stay so."""
+        places = np.arange(len(self), len(vectors))
+        return FloatNodes(self.vectors, self.metric).put(places, vectors[len(self) :], len(vectors))
+
     def __len__(self):
         return len(self.vectors)
 
@@ -130,6 +135,14 @@ class CodedNodes:
         rows = of_vectors.put(places, vectors, total)
         codes = of_codes.put(places, self.quantizer.encode(vectors), total)
         nodes = CodedNodes(rows, codes, self.quantizer, self._rooms)
+        nodes._is_fine = self._is_fine
+        return nodes
+
+    def followed_by(self, vectors):
+        """Return nodes of `vectors` (n, dim), whose first rows these are; these stay so."""
+        room, places = Growing(self.codes), np.arange(len(self), len(vectors))
+        codes = room.put(places, self.quantizer.encode(vectors[len(self) :]), len(vectors))
+        nodes = CodedNodes(vectors, codes, self.quantizer, (Growing(vectors), room))
         nodes._is_fine = self._is_fine
         return nodes
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from luma_lab.errors import CorruptStore, InvalidArgument, UnknownName
 from luma_lab.index.builder import build_graph
+from luma_lab.index.changing import Changing
 from luma_lab.index.directory import Directory
 from luma_lab.index.graph import Graph
 from luma_lab.index.nodes import NODES, restore_nodes
@@ -21,8 +22,8 @@ from luma_lab.index.protocol import (
     check_metric,
     check_threads,
 )
-from luma_lab.index.rows import Growing, read_only
-from luma_lab.index.updates import Rooms, insert, mend
+from luma_lab.index.rows import read_only
+from luma_lab.index.updates import Rooms
 from luma_lab.kernels.graph import NO_NODE
 from luma_lab.types import Neighbors, SearchStats
 
@@ -31,7 +32,7 @@ MAX_DEGREE = 1024
 MAX_LIST_SIZE = 1 << 20
 
 
-class VamanaIndex(Directory):
+class VamanaIndex(Changing, Directory):
     """Approximate nearest neighbours by walking a pruned graph held in memory.
 
     Recall is bought with `search_list_size`; memory with `max_degree`. With "q8" walks go by
@@ -212,124 +213,6 @@ class VamanaIndex(Directory):
         hops, comparisons, reads, _ = counts.T
         return Neighbors(found, distances, SearchStats(hops, comparisons, reads))
 
-    def add(self, vectors):
-        """Insert vectors (dim,) or (n, dim); return their row numbers, int64 (n,).
-
-        Searches may go on meanwhile, and meet the new rows or not. What is added one by one, or
-        by other threads, need not make the same graph.
-
-        Raises
-        ------
-        IndexNotBuilt, DimensionMismatch, InvalidArgument
-            The index is left as it was.
-        """
-        vectors = np.asarray(vectors)
-        vectors = as_vectors(
-            vectors[None] if vectors.ndim == 1 and vectors.size else vectors, self.dim
-        )
-        with self._changing:
-            graph = self._built(self._graph)
-            if not len(vectors):
-                return np.empty(0, np.int64)
-            if graph.live_count == 0:
-                return self._start_again(graph, vectors)
-            places, total = self._places(graph, len(vectors))
-            nodes = graph.nodes.put(places, vectors, total)
-            self._set(
-                insert(
-                    graph,
-                    self._rooms,
-                    places.astype(np.int32),
-                    nodes,
-                    build_list_size=self.build_list_size,
-                    alpha=self.alpha,
-                    threads=check_threads(self.threads),
-                )
-            )
-        return places
-
-    def delete(self, rows):
-        """Forget rows: none of them is answered any more.
-
-        Edges still lead through them until :meth:`consolidate`.
-
-        Parameters
-        ----------
-        rows : int or array of integers without repeats
-
-        Raises
-        ------
-        IndexNotBuilt, InvalidArgument
-            One of them is not there (any more); the index is left as it was.
-        """
-        with self._changing:
-            graph = self._built(self._graph)
-            rows = _live_rows(rows, graph.live)
-            live = graph.live.copy()
-            live[rows] = False
-            self._rooms.live = Growing(live, owned=True)
-            self._set(
-                graph._replace(
-                    live=live,
-                    live_count=graph.live_count - len(rows),
-                    linked_dead=graph.linked_dead + len(rows),
-                )
-            )
-
-    def consolidate(self):
-        """Take deleted rows out of the graph and free their numbers for :meth:`add`; return self.
-
-        Searches may go on meanwhile, on the graph as it was.
-        """
-        with self._changing:
-            graph = self._built(self._graph)
-            if graph.linked_dead == 0:
-                return self
-            if graph.live_count and not graph.live[graph.entry]:
-                graph = graph._replace(entry=self._next_entry(graph))
-            if graph.live_count == 0:
-                graph = graph._replace(entry=NO_NODE, linked_dead=0)
-            else:
-                graph = mend(
-                    graph,
-                    self._rooms,
-                    build_list_size=self.build_list_size,
-                    alpha=self.alpha,
-                    threads=check_threads(self.threads),
-                )
-            self._set(graph)
-        return self
-
-    def _next_entry(self, graph):
-        """Return the live row nearest to the entry that was deleted."""
-        old = read_only(graph.nodes.vectors[graph.entry : graph.entry + 1, : self.dim])
-        size = max(SEARCH_LIST_SIZE, self.build_list_size)
-        rows, _, _ = graph.search(graph.nodes.prepare(old), 1, size, 1, None)
-        return int(rows[0, 0])
-
-    def _places(self, graph, count):
-        """Return the row numbers that new rows get, freed ones first, and how many there then are.
-
-        Rows that edges still lead through are not free.
-        """
-        free = np.empty(0, np.int64)
-        if graph.live_count + graph.linked_dead < len(graph.live):
-            free = self._free_rows(graph)[:count]
-        behind = np.arange(len(graph.live), len(graph.live) + count - len(free))
-        return np.concatenate([free, behind]), len(graph.live) + len(behind)
-
-    def _free_rows(self, graph):
-        dead = np.flatnonzero(~graph.live)
-        if graph.linked_dead == 0:
-            return dead
-        # Mended ones point to nobody; those deleted since still have their edges.
-        return dead[graph.neighbors[dead, 0] == NO_NODE]
-
-    def _start_again(self, graph, vectors):
-        """Build anew where nothing lives; the numbers of the dead are free."""
-        self.build(vectors)
-        return np.arange(len(vectors), dtype=np.int64)
-
     @property
     def total_rows(self):
         """Rows a mask has entries for."""
@@ -381,6 +264,9 @@ class VamanaIndex(Directory):
         return arrays
 
     def _parameters(self):
+        return {**self._settings(), "entry": self.entry_}
+
+    def _settings(self):
         return {
             "dim": self.dim,
             "metric": self.metric,
@@ -389,7 +275,6 @@ class VamanaIndex(Directory):
             "alpha": self.alpha,
             "quantizer": self.quantizer,
             "seed": self.seed,
-            "entry": self.entry_,
         }
 
     @classmethod
@@ -421,23 +306,6 @@ def _ascending_rows(rows, total):
     array = np.ascontiguousarray(array, np.int64)
     if array.size and (array[0] < 0 or array[-1] >= total or (np.diff(array) <= 0).any()):
         raise InvalidArgument(f"rows: expected ascending numbers from 0 to {total - 1}")
-    return array
-
-
-def _live_rows(rows, live):
-    """Return row numbers as an int64 array; raise `InvalidArgument` unless all live, each once."""
-    array = np.atleast_1d(np.asarray(rows))
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InvalidArgument(
-            f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
-        )
-    array = array.astype(np.int64)
-    outside = array[(array < 0) | (array >= len(live))]
-    gone = outside if outside.size else array[~live[array]]
-    if gone.size:
-        raise InvalidArgument(f"row {gone[0]} is not there: expected the number of a live row")
-    if len(np.unique(array)) != len(array):
-        raise InvalidArgument("a row is named twice: expected row numbers without repeats")
     return array
 
 

@@ -395,3 +395,42 @@ def test_an_unknown_job_is_not_found(lab):
     with pytest.raises(JobNotFound, match="'nope'"):
         lab.job("nope")
     assert issubclass(JobNotFound, LumaError)
+
+
+def test_an_index_follows_the_rows_that_come_behind_it(lab, monkeypatch):
+    monkeypatch.setattr(builds, "LEAST_BEHIND", 300)
+    chance = np.random.default_rng(0)
+    rows = chance.normal(size=(1500, 24)).astype(np.float32)
+    docs = lab.create_collection("growing", 24, "l2")
+    docs.upsert(list(range(1000)), rows[:1000])
+    docs.build_index("vamana", **SMALL).result()
+    docs.upsert(list(range(1000, 1200)), rows[1000:1200])
+    assert builds.follow_rows(lab._parts) == []
+    docs.upsert(list(range(1200, 1500)), rows[1200:])
+    docs.delete(ids=list(range(50)))
+    deadline = time.monotonic() + 60
+    while docs.index_status()["indexed_points"] < 1450:
+        assert time.monotonic() < deadline, "upkeep grows the index by itself"
+        time.sleep(0.05)
+    receipt = docs.search(rows[1400], k=3, explain=True).receipt
+    assert (
+        receipt["strategy"] == "walk"
+        and lab._parts.follower.snapshot("growing").index.total_rows == 1500
+    )
+    found = docs.search_many(rows[50:], k=1)
+    assert np.mean([hits[0].id == str(i) for i, hits in enumerate(found, 50)]) > 0.9
+    assert len(list(lab.events.read(types="index_built"))) == 2
+
+
+def test_an_index_that_has_doubled_is_built_anew(lab, monkeypatch):
+    monkeypatch.setattr(builds, "LEAST_BEHIND", 10)
+    docs = fill(lab, 100, "doubling")
+    docs.build_index("vamana", **SMALL).result()
+    docs.upsert([f"q{i}" for i in range(150)], vectors(150, seed=1))
+    deadline = time.monotonic() + 60
+    while docs.index_status()["indexed_points"] < 250:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    both = np.concatenate([vectors(100), vectors(150, seed=1)])
+    alone = VamanaIndex(4, "l2", quantizer=None, **SMALL).build(both)
+    assert docs.index_status()["fingerprint"] == alone.fingerprint

@@ -271,7 +271,7 @@ def test_the_index_walks_for_many_matches_and_scans_codes_for_few(lab):
         wanted = {id for _, id in brute(docs, vectors[7], lambda meta, t=test: t(meta["n"]))[:5]}
         assert len({hit.id for hit in hits} & wanted) >= 3
         exact = docs.search(vectors[7], filter=filter, exact=True, **small)
-        assert [hit.id for hit in exact][0] in {hit.id for hit in hits}
+        assert exact[0].id in {hit.id for hit in hits}
     docs.upsert("late", vectors[3000], {"n": 3})
     hits = docs.search(vectors[3000], filter="n = 3", **small)
     assert hits[0].id == "late" and hits.receipt["strategy"] == "filter+scan+tail"

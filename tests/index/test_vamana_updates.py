@@ -266,3 +266,19 @@ class Changes(RuleBasedStateMachine):
 
 TestChanges = Changes.TestCase
 TestChanges.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+
+
+@every_quantizer
+@every_metric
+def test_an_index_grown_by_rows_recalls_them_and_leaves_the_old_one_as_it_was(metric, quantizer):
+    vectors, queries = clustered(3000, 24), clustered(80, 24, seed=1)
+    index = made(24, metric, quantizer).build(vectors[:2000])
+    before, answers = index.fingerprint, index.search(queries).rows
+    live = np.random.default_rng(0).random(3000) < 0.8
+    grown = index.grown(vectors, live)
+    assert index.fingerprint == before and (index.search(queries).rows == answers).all()
+    assert grown.total_rows == 3000 and len(grown) == live.sum()
+    kept = {i: v for i, v in enumerate(vectors.astype(np.float32)) if live[i]}
+    assert recall_of(grown, kept, queries) >= 0.95
+    again = grown.grown(vectors, live)
+    assert again.fingerprint == grown.fingerprint

@@ -1,0 +1,193 @@
+"""What a graph index does while it lives: rows come and go, and the graph is mended."""
+
+import numpy as np
+
+from luma_lab.errors import InvalidArgument
+from luma_lab.index.protocol import as_vectors, check_threads
+from luma_lab.index.rows import Growing, read_only
+from luma_lab.index.updates import Rooms, insert, mend
+from luma_lab.kernels.graph import NO_NODE
+
+ENTRY_LIST_SIZE = 64  # of the walk that looks for a new entry
+
+
+class Changing:
+    """Mixed into an index whose `_graph` is a `Graph` and whose `_rooms` are its `Rooms`."""
+
+    def add(self, vectors):
+        """Insert vectors (dim,) or (n, dim); return their row numbers, int64 (n,).
+
+        Searches may go on meanwhile, and meet the new rows or not. What is added one by one, or
+        by other threads, need not make the same graph.
+
+        Raises
+        ------
+        IndexNotBuilt, DimensionMismatch, InvalidArgument
+            The index is left as it was.
+        """
+        vectors = np.asarray(vectors)
+        vectors = as_vectors(
+            vectors[None] if vectors.ndim == 1 and vectors.size else vectors, self.dim
+        )
+        with self._changing:
+            graph = self._built(self._graph)
+            if not len(vectors):
+                return np.empty(0, np.int64)
+            if graph.live_count == 0:
+                return self._start_again(graph, vectors)
+            places, total = self._places(graph, len(vectors))
+            nodes = graph.nodes.put(places, vectors, total)
+            self._set(
+                insert(
+                    graph,
+                    self._rooms,
+                    places.astype(np.int32),
+                    nodes,
+                    build_list_size=self.build_list_size,
+                    alpha=self.alpha,
+                    threads=check_threads(self.threads),
+                )
+            )
+        return places
+
+    def grown(self, vectors, live):
+        """Return an index of more rows, made from this one, which stays as it is.
+
+        Unlike after :meth:`add` row numbers are those of `vectors`, and no number is used again.
+
+        Parameters
+        ----------
+        vectors : float32 array of shape (n, dim)
+            Its first `total_rows` rows are those this index has. Trusted to be finite; a
+            read-only array is not copied.
+        live : bool array of shape (n,)
+            Rows that are to be found; the others are left out of the graph.
+
+        Raises
+        ------
+        IndexNotBuilt
+        """
+        graph = self._built(self._graph)
+        made = type(self)(**self._settings(), threads=self.threads)
+        rooms = made._rooms = Rooms(graph.neighbors, graph.live)
+        places = np.arange(len(graph.nodes), len(vectors))
+        nodes = graph.nodes.followed_by(vectors)
+        how = {
+            "build_list_size": self.build_list_size,
+            "alpha": self.alpha,
+            "threads": check_threads(self.threads),
+        }
+        graph = insert(graph, rooms, places.astype(np.int32), nodes, **how)
+        gone = int(np.count_nonzero(graph.live & ~live))
+        if gone or graph.linked_dead:
+            graph = graph._replace(
+                live=graph.live & live,
+                live_count=graph.live_count - gone,
+                linked_dead=graph.linked_dead + gone,
+            )
+            rooms.live = Growing(graph.live, owned=True)
+            if graph.live_count and not graph.live[graph.entry]:
+                graph = graph._replace(entry=self._next_entry(graph))
+            if graph.live_count:
+                graph = mend(graph, rooms, **how)
+        made._set(graph)
+        return made
+
+    def delete(self, rows):
+        """Forget rows: none of them is answered any more.
+
+        Edges still lead through them until :meth:`consolidate`.
+
+        Parameters
+        ----------
+        rows : int or array of integers without repeats
+
+        Raises
+        ------
+        IndexNotBuilt, InvalidArgument
+            One of them is not there (any more); the index is left as it was.
+        """
+        with self._changing:
+            graph = self._built(self._graph)
+            rows = _live_rows(rows, graph.live)
+            live = graph.live.copy()
+            live[rows] = False
+            self._rooms.live = Growing(live, owned=True)
+            self._set(
+                graph._replace(
+                    live=live,
+                    live_count=graph.live_count - len(rows),
+                    linked_dead=graph.linked_dead + len(rows),
+                )
+            )
+
+    def consolidate(self):
+        """Take deleted rows out of the graph and free their numbers for :meth:`add`; return self.
+
+        Searches may go on meanwhile, on the graph as it was.
+        """
+        with self._changing:
+            graph = self._built(self._graph)
+            if graph.linked_dead == 0:
+                return self
+            if graph.live_count and not graph.live[graph.entry]:
+                graph = graph._replace(entry=self._next_entry(graph))
+            if graph.live_count == 0:
+                graph = graph._replace(entry=NO_NODE, linked_dead=0)
+            else:
+                graph = mend(
+                    graph,
+                    self._rooms,
+                    build_list_size=self.build_list_size,
+                    alpha=self.alpha,
+                    threads=check_threads(self.threads),
+                )
+            self._set(graph)
+        return self
+
+    def _next_entry(self, graph):
+        """Return the live row nearest to the entry that was deleted."""
+        old = read_only(graph.nodes.vectors[graph.entry : graph.entry + 1, : self.dim])
+        size = max(ENTRY_LIST_SIZE, self.build_list_size)
+        rows, _, _ = graph.search(graph.nodes.prepare(old), 1, size, 1, None)
+        return int(rows[0, 0])
+
+    def _places(self, graph, count):
+        """Return the row numbers that new rows get, freed ones first, and how many there then are.
+
+        Rows that edges still lead through are not free.
+        """
+        free = np.empty(0, np.int64)
+        if graph.live_count + graph.linked_dead < len(graph.live):
+            free = self._free_rows(graph)[:count]
+        behind = np.arange(len(graph.live), len(graph.live) + count - len(free))
+        return np.concatenate([free, behind]), len(graph.live) + len(behind)
+
+    def _free_rows(self, graph):
+        dead = np.flatnonzero(~graph.live)
+        if graph.linked_dead == 0:
+            return dead
+        # Mended ones point to nobody; those deleted since still have their edges.
+        return dead[graph.neighbors[dead, 0] == NO_NODE]
+
+    def _start_again(self, graph, vectors):
+        """Build anew where nothing lives; the numbers of the dead are free."""
+        self.build(vectors)
+        return np.arange(len(vectors), dtype=np.int64)
+
+
+def _live_rows(rows, live):
+    """Return row numbers as an int64 array; raise `InvalidArgument` unless all live, each once."""
+    array = np.atleast_1d(np.asarray(rows))
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InvalidArgument(
+            f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
+        )
+    array = array.astype(np.int64)
+    outside = array[(array < 0) | (array >= len(live))]
+    gone = outside if outside.size else array[~live[array]]
+    if gone.size:
+        raise InvalidArgument(f"row {gone[0]} is not there: expected the number of a live row")
+    if len(np.unique(array)) != len(array):
+        raise InvalidArgument("a row is named twice: expected row numbers without repeats")
+    return array
