@@ -5,6 +5,7 @@
 Dataset('wordnet2k', metric='cosine', base=1800 x 384, queries=200, texts)
 """
 
+from luma_lab.bench.compare import compare
 from luma_lab.bench.datasets import Dataset, load, names
 from luma_lab.bench.measure import measure, recall
 from luma_lab.bench.plots import plot_recall_latency, plot_recall_qps
@@ -13,6 +14,7 @@ from luma_lab.bench.truth import exact_neighbors
 
 __all__ = [
     "Dataset",
+    "compare",
     "exact_neighbors",
     "load",
     "measure",
