@@ -45,8 +45,7 @@ class Point:
     meta: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(msgspec.Struct, frozen=True):
     """One search answer; higher `score` is better in every metric."""
 
     id: str

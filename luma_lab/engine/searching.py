@@ -5,9 +5,9 @@ transaction that began before the vectors were looked up. So every hit satisfies
 the very meta it is returned with, and no match is lost to a write in between.
 """
 
-import math
 import time
 from functools import partial
+from operator import lt
 
 import numpy as np
 
@@ -206,18 +206,19 @@ def _fetch(hit, include_vector, connection, snapshot, rows, distances):
     if rows and rows[-1] < 0:
         rows = [row for row in rows if row >= 0]
     alive = read_nearest(connection, snapshot.row.uid, rows)
-    hits, last, in_order = Hits(), math.inf, True
-    found = []
-    for row, distance in zip(rows, distances.tolist(), strict=False):
-        point = alive.get(row)
-        if point is None:
-            continue
-        score = best - distance
-        in_order = in_order and score < last
-        last = score
-        found.append((-score, point, row))
-    if not in_order:
-        found.sort()
+    distances = distances.tolist()
+    if len(alive) == len(rows) and not include_vector:
+        # Ascending without ties, as nearly always: nothing to sort.
+        if all(map(lt, distances, distances[1 : len(rows)])):
+            points = zip(distances, map(alive.__getitem__, rows), strict=False)
+            return Hits([hit(id, best - distance, meta, None) for distance, (id, meta) in points])
+    found = [
+        (distance - best, alive[row], row)
+        for row, distance in zip(rows, distances, strict=False)
+        if row in alive
+    ]
+    found.sort()
+    hits = Hits()
     for score, (id, meta), row in found:
         vector = snapshot.vectors[row].copy() if include_vector else None
         hits.append(hit(id, -score, meta, vector))

@@ -29,6 +29,8 @@ def random_graph(n, degree, seed=0):
 
 
 def measure(a, b, metric):
+    if callable(metric):
+        return float(metric(a, b))
     return float(((a - b) ** 2).sum()) if metric == L2 else float(-(a @ b))
 
 
@@ -84,6 +86,21 @@ def test_an_index_reports_the_work_of_the_textbook_walk(metric):
         )
         assert found.rows[i].tolist() == [row for _, row in places[:4]]
         assert found.distances[i].tolist() == [distance for distance, _ in places[:4]]
+        assert [stat[i] for stat in found.stats] == [len(expanded), comparisons, 0]
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_a_walk_over_codes_reports_the_work_of_the_textbook_walk_over_them(metric):
+    vectors, queries = whole_numbers(400, 20), whole_numbers(20, 20, seed=1)
+    index = VamanaIndex(20, metric, max_degree=8, build_list_size=20).build(vectors)
+    nodes = index._graph.nodes
+    found = index.search(queries, k=4, search_list_size=12)
+    for i, query in enumerate(queries):
+        by_code = nodes.quantizer.distances(query, nodes.codes)[0]
+        places, expanded, comparisons = reference_walk(
+            None, range(400), index.neighbors_, index.entry_, 12, lambda _, row: by_code[row]
+        )
+        assert {*found.rows[i].tolist()} <= {row for _, row in places}
         assert [stat[i] for stat in found.stats] == [len(expanded), comparisons, 0]
 
 
