@@ -83,6 +83,7 @@ class Service:
     started: float = field(default_factory=time.monotonic)
     stopping: bool = False
     active: set = field(default_factory=set)
+    subscribers: set = field(default_factory=set)
     streams: Streams = None
     sockets: Streams = None
     metrics: Any = None

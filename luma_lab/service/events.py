@@ -124,6 +124,7 @@ class StreamHandler(BaseHandler):
         is_chunked = self._is_chunked()
         subscriber = Subscriber(self.request.connection.stream, wanted, cursor)
         was_live = False
+        self.service.subscribers.add(subscriber)
         try:
             while True:
                 page = await feed.page(subscriber.cursor, wanted.points)
@@ -141,6 +142,7 @@ class StreamHandler(BaseHandler):
                 await self._send(subscriber, wanted.select(page.frames), is_chunked)
                 await self._keep_alive(subscriber, is_chunked)
         finally:
+            self.service.subscribers.discard(subscriber)
             fanout.leave(subscriber)
 
     async def _wait_alone(self, subscriber, is_chunked):

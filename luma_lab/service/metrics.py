@@ -52,6 +52,7 @@ class Metrics:
         self._events = gauge("events_total", "Offset of the last event, by whichever process.")
         self._clients = gauge("sse_clients", "Open event streams.")
         self._live = gauge("luma_sse_live", "Streams that have reached the head of the log.")
+        self._lag = gauge("luma_sse_lag_events", "Events the slowest stream is behind the head.")
         self._queue = gauge("luma_writer_queue", "Operations that wait for the writer.")
         self._wal = gauge("luma_wal_bytes", "Size of the write-ahead log.")
         self._memory = gauge("luma_resident_bytes", "Resident memory of the process.")
@@ -101,7 +102,10 @@ class Metrics:
     def collect(self):
         """Return the figures as Prometheus reads them; blocking."""
         service, lab = self._service, self._service.lab
-        self._events.set(lab.head)
+        head = lab.head
+        self._events.set(head)
+        behind = [head - subscriber.cursor for subscriber in tuple(service.subscribers)]
+        self._lag.set(max(0, *behind) if behind else 0)
         self._clients.set(len(service.streams))
         self._live.set(len(service.fanout))
         self._queue.set(lab.writer_queue)

@@ -98,7 +98,7 @@ def test_a_walk_over_codes_reports_the_work_of_the_textbook_walk_over_them(metri
     for i, query in enumerate(queries):
         by_code = nodes.quantizer.distances(query, nodes.codes)[0]
         places, expanded, comparisons = reference_walk(
-            None, range(400), index.neighbors_, index.entry_, 12, lambda _, row: by_code[row]
+            by_code, range(400), index.neighbors_, index.entry_, 12, lambda far, row: far[row]
         )
         assert {*found.rows[i].tolist()} <= {row for _, row in places}
         assert [stat[i] for stat in found.stats] == [len(expanded), comparisons, 0]

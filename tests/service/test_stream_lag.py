@@ -1,6 +1,7 @@
 """Readers that fall behind: replayed from the log, or told exactly what was left out."""
 
 import contextlib
+import re
 import socket
 import time
 
@@ -208,3 +209,20 @@ def test_retention_that_overtakes_a_slow_reader_is_declared_then_the_rest_follow
     frames = replayed.read(2 + 501 - 399)
     assert ids(frames) == [big, *range(399, 502)]
     assert (frames[1]["event"], frames[1]["data"]["dropped"]) == ("gap", 399 - big)
+
+
+def test_the_metrics_tell_how_far_the_slowest_stream_is_behind(server):
+    def lag():
+        with server.client() as client:
+            text = client.get("/v1/metrics").text
+        return float(re.search(r"^luma_sse_lag_events (\S+)$", text, re.M)[1])
+
+    assert lag() == 0
+    slow = Slow(server, "since=0")
+    for i in range(400):
+        server.lab.events.publish("tick", {"i": i, "text": "x" * 4000})
+    wait_for(lambda: lag() > 0)
+    assert len(slow.read(400)) == 400
+    wait_for(lambda: lag() == 0)
+    slow.close()
+    wait_for(lambda: server.lab.head == 400 and lag() == 0)
