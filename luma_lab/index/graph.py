@@ -76,25 +76,30 @@ class Graph(NamedTuple):
             distances.fill(np.inf)
             return rows, distances, counts
         list_size = min(list_size, len(self.nodes))
-
-        def run(queries, *answer):
-            scratch = self.scratches.take()
-            self.nodes.walk(
-                queries, self.neighbors, self.entry, mask, use_mask, list_size, scratch, answer
-            )
-            self.scratches.give(scratch)
-
-        work = queries, rows, distances, counts
+        answer = rows, distances, counts
         if threads == 1 or count < 2:
-            run(*work)
-        else:
-            threads = min(threads, count)
-            cuts = [count * i // threads for i in range(threads + 1)]
-            parts = [[array[a:b] for array in work] for a, b in itertools.pairwise(cuts)]
-            with ThreadPoolExecutor(threads) as pool:
-                for job in [pool.submit(run, *part) for part in parts]:
-                    job.result()
-        return rows, distances, counts
+            self._walk_some(queries, mask, use_mask, list_size, answer)
+            return answer
+        threads = min(threads, count)
+        cuts = [count * i // threads for i in range(threads + 1)]
+        with ThreadPoolExecutor(threads) as pool:
+            jobs = [
+                pool.submit(
+                    self._walk_some, queries[a:b], mask, use_mask, list_size,
+                    tuple(array[a:b] for array in answer),
+                )
+                for a, b in itertools.pairwise(cuts)
+            ]  # fmt: skip
+            for job in jobs:
+                job.result()
+        return answer
+
+    def _walk_some(self, queries, mask, use_mask, list_size, answer):
+        scratch = self.scratches.take()
+        self.nodes.walk(
+            queries, self.neighbors, self.entry, mask, use_mask, list_size, scratch, answer
+        )
+        self.scratches.give(scratch)
 
     def _among(self, queries, k, list_size, threads, mask, chosen, matches):
         """Filter walks while they are cheaper than a scan of the matching rows.

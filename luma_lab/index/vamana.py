@@ -24,7 +24,7 @@ from luma_lab.index.protocol import (
 )
 from luma_lab.index.rows import read_only
 from luma_lab.index.updates import Rooms
-from luma_lab.kernels.graph import NO_NODE
+from luma_lab.kernels.graph import COMPARISONS, HOPS, NO_NODE, READS
 from luma_lab.types import Neighbors, SearchStats
 
 SEARCH_LIST_SIZE = 64  # recall@10 above 0.95 on the sets we measured
@@ -210,8 +210,8 @@ class VamanaIndex(Changing, Directory):
             rows = _ascending_rows(rows, len(graph.nodes))
         queries = graph.nodes.prepare(queries)
         found, distances, counts = graph.search(queries, k, list_size, threads, mask, rows)
-        hops, comparisons, reads, _ = counts.T
-        return Neighbors(found, distances, SearchStats(hops, comparisons, reads))
+        stats = SearchStats(counts[:, HOPS], counts[:, COMPARISONS], counts[:, READS])
+        return Neighbors(found, distances, stats)
 
     @property
     def total_rows(self):
