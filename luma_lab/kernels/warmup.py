@@ -4,6 +4,8 @@ import numpy as np
 
 from luma_lab.kernels import (
     build,
+    cellscan,
+    cluster,
     codescan,
     codewalk,
     distance,
@@ -57,6 +59,7 @@ def warm_up():
     )  # fmt: skip
     scan.scan_batch(queries, vectors, no_rows, False, 0, WARM_ROWS, distance.L2, *answer[:2])
     _warm_codes(vectors, mean, codes, no_rows, rows, distances)
+    _warm_cells(vectors, mean, codes, no_mask, *answer)
 
 
 def _warm_graph(space):
@@ -111,6 +114,28 @@ def _warm_codes(vectors, mean, codes, no_rows, rows, distances):
     product.decode_parts(read_only(codes), bounds, centroids, np.empty_like(vectors))
     prepared = np.empty((1, product.TABLE_BYTES + product.CONSTANT_BYTES), np.uint8)
     product.prepare_tables(queries, bounds, centroids, distance.L2, prepared)
+
+
+def _warm_cells(vectors, mean, codes, no_mask, rows, distances, counts):
+    """Compile what finds and searches cells."""
+    cells, gaps = np.zeros(WARM_ROWS, np.int32), np.empty(WARM_ROWS, np.float32)
+    prepared = np.zeros(4 * BLOCK_BYTES, np.uint8)
+    for space in (FloatSpace(vectors, distance.L2), Q8Space(codes, BLOCK_BYTES, WARM_STRIDE)):
+        cluster.assign_rows(space, 0, WARM_ROWS, space, prepared, cells, gaps)
+    starts, order = np.empty(WARM_ROWS + 1, np.int64), np.empty(WARM_ROWS, np.int64)
+    cluster.group_rows(cells, starts, order)
+    centroids = np.zeros((WARM_ROWS, WARM_STRIDE), np.float32)
+    cluster.move_centroids(vectors, order, starts, 0, WARM_ROWS, centroids)
+    cluster.revive_centroids(vectors, order, starts, gaps, centroids)
+    starts, sizes = read_only(np.arange(WARM_ROWS)), read_only(np.ones(WARM_ROWS, np.int64))
+    extremes = np.zeros((WARM_ROWS, 2), np.float32)
+    cellscan.measure_extremes(codes, starts, sizes, np.arange(WARM_ROWS), extremes)
+    cellscan.search_cells(
+        quantize.Q8, BLOCK_BYTES, BLOCK_BYTES, 2 * BLOCK_BYTES, mean, codes, BLOCK_BYTES,
+        read_only(np.zeros(WARM_ROWS, np.float32)), starts, sizes, read_only(extremes),
+        read_only(np.arange(WARM_ROWS, dtype=np.int32)), codes, vectors, vectors[:1],
+        distance.L2, no_mask, False, 1, 1, 1, 1, rows, distances, counts,
+    )  # fmt: skip
 
 
 def read_only(array):
