@@ -13,26 +13,28 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from luma_lab.index.flat import scan
-from luma_lab.index.kmeans import code_centroids, default_nlist, train_cells
-from luma_lab.index.quantizer import Q4Quantizer, Q8Quantizer
-from luma_lab.index.rows import (
-    METRIC_CODES,
-    Growing,
-    aligned_empty,
-    graph_rows,
-    kept,
-    query_rows,
-    read_only,
+from luma_lab.index.kmeans import centroid_blocks, default_nlist, train_cells
+from luma_lab.index.lanes import (
+    blocks_for,
+    get_lanes,
+    put_lanes,
+    q8_lanes,
+    row_lanes,
+    to_blocks,
 )
-from luma_lab.kernels.cellscan import FLOATS, measure_extremes, search_cells
+from luma_lab.index.quantizer import Q4Quantizer, Q8Quantizer
+from luma_lab.index.rows import METRIC_CODES, Growing, kept, read_only
+from luma_lab.kernels.blocks import FLOATS, LANES
+from luma_lab.kernels.cellscan import search_cells
 from luma_lab.kernels.cluster import group_rows
 from luma_lab.kernels.graph import COMPARISONS
+from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES
 
 QUANTIZERS = {None: None, "q8": Q8Quantizer, "q4": Q4Quantizer}
+NO_PLACES = np.empty(0, np.int64)
 NO_MASK = read_only(np.empty(0, np.bool_))
-NO_CODES = read_only(np.empty((0, 0), np.uint8))
+NO_VECTORS = read_only(np.empty((0, 0), np.float32))
 ROOM_SHARE = 4  # of its rows a cell that moves gets as room for more
-LEAST_ROOM = 8
 WASTE_SHARE = 2  # of the slots at most, before they are packed again
 # Matches that are scanned exactly, whatever it costs to look into cells.
 FEW_MATCHES = 1000
@@ -41,11 +43,23 @@ FEW_MATCHES = 1000
 class Rooms:
     """Where the arrays of `Cells` lie, with room to grow."""
 
-    def __init__(self, codes, numbers, live, vectors):
-        self.codes = Growing(codes)
-        self.numbers = Growing(numbers)
-        self.live = Growing(live)
-        self.vectors = None if vectors is None else Growing(vectors)
+    def __init__(self, cells):
+        self.blocks = Growing(cells.blocks)
+        self.numbers = Growing(cells.numbers)
+        self.vectors = None if cells.vectors is None else Growing(cells.vectors)
+
+    def put_lanes(self, slots, lanes, total):
+        """Write lanes to slots and return the first `total` blocks, read-only.
+
+        Lanes nobody wrote hold anything.
+        """
+        blocks = self.blocks.put(NO_PLACES, 0, total)
+        put_lanes(blocks, slots, lanes)
+        return read_only(blocks)
+
+    def put_numbers(self, slots, numbers, total):
+        """Write row numbers to slots and return the first `total`, read-only."""
+        return read_only(self.numbers.put(slots, numbers.astype(np.int32), total))
 
 
 class Cells(NamedTuple):
@@ -57,15 +71,17 @@ class Cells(NamedTuple):
         Of the centroids; its mean is that of the rows.
     quantizer : Q8Quantizer, Q4Quantizer or None
         Of the rows.
-    centroids : float32 array of shape (nlist, stride)
-    centroid_codes : uint8 array of shape (nlist, row_bytes)
+    centroids : float32 array of shape (nlist, dim)
+    centroid_blocks : uint32 array
+        Blocks of their codes.
     bias : float32 array of shape (nlist,)
     starts, sizes, rooms : int64 arrays of shape (nlist,)
-        First slot of a cell, its rows, and slots there are for it.
+        First slot of a cell, its rows, and slots there are for it, whole blocks.
     extremes : float32 array of shape (nlist, 2)
-        See `kernels.cellscan.measure_extremes`.
+        See `kernels.cellscan.search_cells`.
     numbers : int32 array of shape (slots,)
-    codes : uint8 array of shape (slots, row_bytes), or float32 of shape (slots, stride)
+    blocks : uint32 array of shape (slots / LANES, lines, LANES)
+        See `index.lanes`.
     vectors : float32 array of shape (n, dim) or None
         The exact rows by number, beside codes only.
     live : bool array of shape (n,)
@@ -73,23 +89,26 @@ class Cells(NamedTuple):
     live_count : int
     dead_count : int
         Deleted rows that still take a slot.
+    is_packed : bool
+        Cells follow one another with no more room than whole blocks need.
     """
 
     coarse: Q8Quantizer
     quantizer: Any
     centroids: np.ndarray
-    centroid_codes: np.ndarray
+    centroid_blocks: np.ndarray
     bias: np.ndarray
     starts: np.ndarray
     sizes: np.ndarray
     rooms: np.ndarray
     extremes: np.ndarray
     numbers: np.ndarray
-    codes: np.ndarray
+    blocks: np.ndarray
     vectors: Any
     live: np.ndarray
     live_count: int
     dead_count: int
+    is_packed: bool = True
 
     def search(self, queries, k, nprobe, rerank, threads, mask):
         """Answer float32 queries (n_queries, dim); return rows, distances, counts (n_queries, 4).
@@ -126,19 +145,18 @@ class Cells(NamedTuple):
             distances.fill(np.inf)
             return rows, distances, counts
         coarse, quantizer = self.coarse, self.quantizer
-        if quantizer is None:
-            kind, ruler, codes, vectors = FLOATS, coarse, NO_CODES, self.codes
-        else:
-            kind, ruler, codes, vectors = quantizer.CODE, quantizer, self.codes, self.vectors
+        kind, ruler, vectors = FLOATS, coarse, NO_VECTORS
+        if quantizer is not None:
+            kind, ruler, vectors = quantizer.CODE, quantizer, self.vectors
         use_mask = mask is not None
         mask = read_only(mask) if use_mask else NO_MASK
 
         def run(queries, *answer):
             search_cells(
-                kind, ruler.code_bytes, ruler.constants_at, ruler.query_bytes, coarse.mean_,
-                self.centroid_codes, coarse.code_bytes, self.bias, self.starts, self.sizes,
-                self.extremes, self.numbers, codes, vectors, queries, METRIC_CODES[coarse.metric],
-                mask, use_mask, nprobe, enough, found, rerank, *answer,
+                kind, ruler.constants_at, ruler.query_bytes, coarse.mean_, self.centroid_blocks,
+                self.bias, self.starts, self.sizes, self.extremes, self.numbers, self.blocks,
+                vectors, queries, METRIC_CODES[coarse.metric], mask, use_mask, nprobe, enough,
+                found, rerank, *answer,
             )  # fmt: skip
 
         work = read_only(queries), rows, distances, counts
@@ -167,8 +185,7 @@ class Cells(NamedTuple):
         places = np.empty(len(self.live), np.int64)
         slots = self.held_slots()
         places[self.numbers[slots]] = slots
-        there = self.codes[places[chosen]]
-        queries = query_rows(queries, metric, there.shape[1])
+        there = get_lanes(self.blocks, places[chosen]).view(np.float32)
         rows, distances = scan(there, queries, k, metric, None, 0, len(there), threads)
         if len(chosen):
             rows = np.where(rows < 0, -1, chosen[rows])
@@ -195,42 +212,24 @@ class Cells(NamedTuple):
             cells = np.repeat(np.arange(len(sizes)), sizes)
             sizes = np.bincount(cells[lives], minlength=len(sizes))
             slots = slots[lives]
-        codes = aligned_empty((len(slots), self.codes.shape[1]), self.codes.dtype)
-        np.take(self.codes, slots, axis=0, out=codes)
-        made = self._replace(
-            starts=read_only(np.cumsum(sizes) - sizes),
+        starts, new, blocks = packed_places(sizes)
+        numbers = np.zeros(blocks * LANES, np.int32)
+        numbers[new] = self.numbers[slots]
+        return self._replace(
+            starts=read_only(starts),
             sizes=read_only(sizes),
-            rooms=sizes,
-            numbers=read_only(self.numbers[slots]),
-            codes=read_only(codes),
+            rooms=LANES * blocks_for(sizes),
+            numbers=read_only(numbers),
+            blocks=read_only(to_blocks(get_lanes(self.blocks, slots), new, blocks)),
             dead_count=0,
+            is_packed=True,
         )
-        return made.with_extremes() if self.dead_count else made
-
-    def with_extremes(self, cells=None):
-        """Return the same with the extremes of `cells` (by default all) measured anew."""
-        if self.quantizer is None:
-            return self
-        extremes = np.zeros((len(self.sizes), 2), np.float32)
-        if cells is None:
-            cells = np.arange(len(self.sizes))
-        else:
-            extremes[:] = self.extremes
-        measure_extremes(self.codes, self.starts, self.sizes, cells, extremes)
-        return self._replace(extremes=read_only(extremes))
 
 
 def spans(starts, sizes):
     """Return the numbers ``starts[c]`` to ``starts[c] + sizes[c]`` of all c, one after another."""
     before = np.cumsum(sizes) - sizes
     return np.arange(int(sizes.sum())) + np.repeat(starts - before, sizes)
-
-
-def row_codes(vectors, metric, quantizer, threads):
-    """Return what the slots of vectors (n, dim) hold: codes, or float rows."""
-    if quantizer is None:
-        return graph_rows(vectors, metric)
-    return quantizer.encode(vectors, threads=threads)
 
 
 def insert(cells, rooms, numbers, vectors, homes, threads):
@@ -247,31 +246,35 @@ def insert(cells, rooms, numbers, vectors, homes, threads):
     homes : int32 array of shape (m,)
         The cell of each.
     """
-    metric = cells.coarse.metric
     total = max(len(cells.live), int(numbers.max()) + 1)
-    codes = row_codes(vectors, metric, cells.quantizer, threads)
+    lanes = row_lanes(vectors, cells.coarse.metric, cells.quantizer, threads)
     if cells.quantizer is not None:
         cells = cells._replace(vectors=read_only(rooms.vectors.put(numbers, vectors, total)))
     counts = np.bincount(homes, minlength=len(cells.sizes))
     cells = _with_room(cells, rooms, counts)
     order = np.argsort(homes, kind="stable")
     slots = spans(cells.starts + cells.sizes, counts)
-    end = len(cells.numbers)
-    sizes = cells.sizes + counts
-    live = cells.live
-    if total > len(live):
-        live = np.concatenate([live, np.zeros(total - len(live), bool)])
-    else:
-        live = live.copy()
+    live = np.concatenate([cells.live, np.zeros(total - len(cells.live), bool)])
     live[numbers] = True
-    rooms.live = Growing(live, owned=True)
     return cells._replace(
-        codes=read_only(rooms.codes.put(slots, codes[order], end)),
-        numbers=read_only(rooms.numbers.put(slots, numbers[order].astype(np.int32), end)),
-        sizes=read_only(sizes),
+        blocks=rooms.put_lanes(slots, lanes[order], len(cells.blocks)),
+        numbers=rooms.put_numbers(slots, numbers[order], len(cells.numbers)),
+        sizes=read_only(cells.sizes + counts),
+        extremes=_widened(cells.extremes, homes, lanes, cells.quantizer),
         live=live,
         live_count=cells.live_count + len(numbers),
-    ).with_extremes(np.flatnonzero(counts))
+        is_packed=False,
+    )
+
+
+def _widened(extremes, homes, lanes, quantizer):
+    """Return the extremes of cells with new rows in them."""
+    extremes = extremes.copy()
+    if quantizer is not None:
+        step, _, square, _ = lanes[:, -ROW_CONSTANT_BYTES // 4 :].T
+        np.maximum.at(extremes[:, 0], homes, step.view(np.float32))
+        np.maximum.at(extremes[:, 1], homes, square.view(np.float32))
+    return read_only(extremes)
 
 
 def _with_room(cells, rooms, counts):
@@ -281,33 +284,36 @@ def _with_room(cells, rooms, counts):
     if not len(tight):
         return cells
     new_rooms = cells.rooms.copy()
-    new_rooms[tight] = wanted[tight] + np.maximum(LEAST_ROOM, wanted[tight] // ROOM_SHARE)
+    new_rooms[tight] = _roomy(wanted[tight])
     end = len(cells.numbers) + int(new_rooms[tight].sum())
-    if end > WASTE_SHARE * int(wanted.sum()) + LEAST_ROOM * len(wanted):
+    if end > WASTE_SHARE * int(_roomy(wanted).sum()):
         return _with_room_everywhere(cells, rooms, wanted)
     starts = cells.starts.copy()
     starts[tight] = len(cells.numbers) + np.cumsum(new_rooms[tight]) - new_rooms[tight]
     old, new = (spans(at[tight], cells.sizes[tight]) for at in (cells.starts, starts))
     return cells._replace(
-        codes=read_only(rooms.codes.put(new, cells.codes[old], end)),
-        numbers=read_only(rooms.numbers.put(new, cells.numbers[old], end)),
+        blocks=rooms.put_lanes(new, get_lanes(cells.blocks, old), end // LANES),
+        numbers=rooms.put_numbers(new, cells.numbers[old], end),
         starts=read_only(starts),
         rooms=new_rooms,
     )
 
 
+def _roomy(sizes):
+    return LANES * blocks_for(sizes + sizes // ROOM_SHARE)
+
+
 def _with_room_everywhere(cells, rooms, wanted):
     old = cells.held_slots()
-    new_rooms = wanted + np.maximum(LEAST_ROOM, wanted // ROOM_SHARE)
+    new_rooms = _roomy(wanted)
     starts = np.cumsum(new_rooms) - new_rooms
-    new = spans(starts, cells.sizes)
-    end = int(new_rooms.sum())
-    codes = aligned_empty((end, cells.codes.shape[1]), cells.codes.dtype)
-    numbers = np.empty(end, np.int32)
-    codes[new], numbers[new] = cells.codes[old], cells.numbers[old]
-    rooms.codes, rooms.numbers = Growing(codes, owned=True), Growing(numbers, owned=True)
+    new, end = spans(starts, cells.sizes), int(new_rooms.sum())
+    numbers = np.zeros(end, np.int32)
+    numbers[new] = cells.numbers[old]
+    blocks = to_blocks(get_lanes(cells.blocks, old), new, end // LANES)
+    rooms.blocks, rooms.numbers = Growing(blocks, owned=True), Growing(numbers, owned=True)
     return cells._replace(
-        codes=read_only(codes),
+        blocks=read_only(blocks),
         numbers=read_only(numbers),
         starts=read_only(starts),
         rooms=new_rooms,
@@ -334,16 +340,17 @@ def arrange(vectors, given, metric, quantizer, *, nlist, seed, threads, report):
     ruler = ruler_of(quantizer, coarse)
     starts, order = np.empty(len(centroids) + 1, np.int64), np.empty(n, np.int64)
     group_rows(homes, starts, order)
-    if quantizer is None:
-        codes = graph_rows(vectors, metric)
-    elif quantizer != "q8":
-        codes = ruler.encode(vectors, threads=threads)
-    sorted_codes = aligned_empty(codes.shape, codes.dtype)
-    np.take(codes, order, axis=0, out=sorted_codes)
+    if quantizer == "q8":
+        lanes = q8_lanes(codes, coarse.dim)
+    else:
+        lanes = row_lanes(vectors, metric, ruler, threads)
+    extremes = _widened(np.zeros((len(centroids), 2), np.float32), homes, lanes, ruler)
     sizes = np.diff(starts)
+    starts, slots, blocks = packed_places(sizes)
     return assemble(
-        coarse, ruler, graph_rows(centroids, "l2"), sizes, None, order.astype(np.int32),
-        sorted_codes, None if quantizer is None else vectors, np.ones(n, bool),
+        coarse, ruler, centroids, sizes, extremes, order.astype(np.int32),
+        to_blocks(lanes[order], slots, blocks), None if quantizer is None else vectors,
+        np.ones(n, bool),
     )  # fmt: skip
 
 
@@ -356,26 +363,40 @@ def ruler_of(quantizer, coarse):
     return made
 
 
-def assemble(coarse, ruler, centroids, sizes, extremes, numbers, codes, vectors, live):
-    """Return the `Cells` of packed arrays; `extremes` are measured if they are None."""
+def packed_places(sizes):
+    """Return starts, slots of the rows of one cell after another, and how many blocks there are."""
+    rooms = LANES * blocks_for(sizes)
+    starts = np.cumsum(rooms) - rooms
+    return starts, spans(starts, sizes), int(rooms.sum()) // LANES
+
+
+def assemble(coarse, ruler, centroids, sizes, extremes, rows, blocks, vectors, live):
+    """Return the `Cells` of packed arrays.
+
+    rows : int32 array
+        Row numbers, cell by cell.
+    """
     squares = np.einsum("ij,ij->i", centroids, centroids)
     # Under "cosine" the order is that of L2, as minus the inner product plus half the square.
     bias = squares / 2 if coarse.metric == "cosine" else np.zeros_like(squares)
-    made = Cells(
+    starts, slots, count = packed_places(sizes)
+    numbers = np.zeros(count * LANES, np.int32)
+    numbers[slots] = rows
+    live_count = int(np.count_nonzero(live))
+    return Cells(
         coarse=coarse,
         quantizer=ruler,
         centroids=read_only(centroids),
-        centroid_codes=code_centroids(centroids[:, : coarse.dim], coarse),
+        centroid_blocks=centroid_blocks(centroids, coarse),
         bias=read_only(bias.astype(np.float32)),
-        starts=read_only(np.cumsum(sizes) - sizes),
+        starts=read_only(starts),
         sizes=read_only(sizes),
-        rooms=sizes,
-        extremes=read_only(np.zeros((len(sizes), 2), np.float32)) if extremes is None else extremes,
+        rooms=LANES * blocks_for(sizes),
+        extremes=read_only(extremes),
         numbers=read_only(numbers),
-        codes=read_only(codes),
+        blocks=read_only(blocks),
         vectors=None if vectors is None else read_only(vectors),
         live=live,
-        live_count=int(np.count_nonzero(live)),
-        dead_count=len(numbers) - int(np.count_nonzero(live)),
+        live_count=live_count,
+        dead_count=len(rows) - live_count,
     )
-    return made.with_extremes() if extremes is None else made

@@ -14,6 +14,8 @@ from luma_lab.index.cells import (
     ruler_of,
 )
 from luma_lab.index.directory import Directory
+from luma_lab.index.kmeans import Ruler
+from luma_lab.index.lanes import blocks_for, get_lanes, line_count
 from luma_lab.index.progress import reporting
 from luma_lab.index.protocol import (
     MAX_ROWS,
@@ -28,10 +30,8 @@ from luma_lab.index.protocol import (
     check_threads,
 )
 from luma_lab.index.quantizer import Q8Quantizer
-from luma_lab.index.rows import Growing, graph_rows, graph_stride, read_only
-from luma_lab.kernels.cluster import assign_rows
-from luma_lab.kernels.distance import L2
-from luma_lab.kernels.space import FloatSpace
+from luma_lab.index.rows import Growing, read_only
+from luma_lab.kernels.blocks import LANES
 from luma_lab.types import Neighbors, SearchStats
 
 NPROBE = 16
@@ -144,13 +144,13 @@ class IVFIndex(Directory):
         )
 
     def _adopt(self, cells, trained_rows):
-        self._rooms = Rooms(cells.codes, cells.numbers, cells.live, cells.vectors)
+        self._rooms = Rooms(cells)
         self._trained_rows = trained_rows
         self._set(cells)
 
     def _set(self, cells):
         self._cells = cells
-        self._vectors = cells.codes if cells.vectors is None else cells.vectors
+        self._vectors = cells.blocks if cells.vectors is None else cells.vectors
 
     def search(self, queries, k=10, *, nprobe=NPROBE, rerank=None, threads=1, mask=None):
         """Find about the `k` nearest rows of each query.
@@ -227,21 +227,21 @@ class IVFIndex(Directory):
 
     def _homes(self, cells, vectors):
         """Return the cell of each new row: int32 (m,)."""
-        homes = np.empty(len(vectors), np.int32)
-        rows = FloatSpace(graph_rows(vectors, self.metric), L2)
-        unused = np.empty(0, np.uint8)
-        distances = np.empty(len(vectors), np.float32)
-        centroids = FloatSpace(cells.centroids, L2)
-        assign_rows(rows, 0, len(vectors), centroids, unused, homes, distances)
+        quantizer = cells.coarse
+        ruler = Ruler(
+            vectors, quantizer, quantizer.encode(vectors[:0]), check_threads(self.threads)
+        )
+        ruler.use_floats()
+        homes, _ = ruler.assign(cells.centroids)
         return homes
 
     def _train_again(self, cells, numbers, vectors):
         """Arrange the live rows and new ones in new cells; numbers stay."""
         slots = cells.held_slots()
+        slots = slots[cells.live[cells.numbers[slots]]]
         held = cells.numbers[slots]
-        slots, held = slots[cells.live[held]], held[cells.live[held]]
         if cells.vectors is None:
-            old = cells.codes[slots, : self.dim]
+            old = get_lanes(cells.blocks, slots).view(np.float32)
         else:
             old = cells.vectors[held]
         numbers = np.concatenate([held, numbers])
@@ -251,7 +251,8 @@ class IVFIndex(Directory):
         made = self._arrange(rows, rows, lambda fraction: None)
         live = np.zeros(total, bool)
         live[numbers] = True
-        made = made._replace(numbers=read_only(numbers[order][made.numbers].astype(np.int32)))
+        renumbered = numbers[order][made.numbers] if len(order) else made.numbers
+        made = made._replace(numbers=read_only(renumbered.astype(np.int32)))
         if made.vectors is not None:
             there = np.zeros((total, self.dim), np.float32)
             there[numbers[order]] = rows
@@ -277,7 +278,6 @@ class IVFIndex(Directory):
             rows = check_live_rows(rows, cells.live)
             live = cells.live.copy()
             live[rows] = False
-            self._rooms.live = Growing(live, owned=True)
             self._set(
                 cells._replace(
                     live=live,
@@ -295,8 +295,8 @@ class IVFIndex(Directory):
             cells = self._built(self._cells)
             if cells.dead_count:
                 cells = cells.packed()
-                rooms = self._rooms
-                rooms.codes, rooms.numbers = Growing(cells.codes), Growing(cells.numbers)
+                self._rooms.blocks = Growing(cells.blocks)
+                self._rooms.numbers = Growing(cells.numbers)
                 self._set(cells)
         return self
 
@@ -308,7 +308,7 @@ class IVFIndex(Directory):
     @property
     def centroids_(self):
         """Means of the cells: float32 array of shape (cells, dim); None before a build."""
-        return None if self._cells is None else self._cells.centroids[:, : self.dim]
+        return None if self._cells is None else self._cells.centroids
 
     @property
     def cell_sizes_(self):
@@ -322,11 +322,11 @@ class IVFIndex(Directory):
             return 0
         cells, rooms = self._cells, self._rooms
         arrays = (
-            cells.centroids, cells.centroid_codes, cells.bias, cells.starts, cells.sizes,
+            cells.centroids, cells.centroid_blocks, cells.bias, cells.starts, cells.sizes,
             cells.rooms, cells.extremes, cells.coarse.mean_,
         )  # fmt: skip
         return (
-            rooms.codes.nbytes
+            rooms.blocks.nbytes
             + rooms.numbers.nbytes
             + cells.live.nbytes
             + sum(array.nbytes for array in arrays)
@@ -354,15 +354,16 @@ class IVFIndex(Directory):
 
     def _arrays(self):
         cells = self._built(self._cells)
-        if cells.dead_count or len(cells.numbers) != cells.live_count:
-            cells = cells._replace(live=np.ones_like(cells.live), dead_count=0).packed()
+        if not cells.is_packed:
+            # Dead rows stay: what is loaded is what was saved.
+            cells = cells._replace(dead_count=0).packed()
         arrays = {
             "mean": cells.coarse.mean_,
             "centroids": cells.centroids,
             "sizes": cells.sizes,
             "extremes": cells.extremes,
-            "numbers": cells.numbers,
-            "codes": cells.codes,
+            "rows": cells.numbers[cells.held_slots()],
+            "blocks": cells.blocks,
         }
         if self._cells.live_count < len(cells.live):
             arrays["live"] = self._cells.live
@@ -388,36 +389,35 @@ class IVFIndex(Directory):
         check("mean", np.float32, (index.dim,))
         coarse.mean_ = read_only(arrays["mean"])
         ruler = ruler_of(index.quantizer, coarse)
-        check("numbers", np.int32, (None,))
+        check("rows", np.int32, (None,))
         check("sizes", np.int64, (None,))
-        numbers, sizes = arrays["numbers"], arrays["sizes"]
-        if ruler is None:
-            check("codes", np.float32, (len(numbers), graph_stride(index.dim)))
-        else:
-            check("codes", np.uint8, (len(numbers), ruler.row_bytes))
-            check("vectors", np.float32, (None, index.dim))
-        check("centroids", np.float32, (len(sizes), graph_stride(index.dim)))
+        rows, sizes = arrays["rows"], np.array(arrays["sizes"])
+        check("centroids", np.float32, (len(sizes), index.dim))
         check("extremes", np.float32, (len(sizes), 2))
+        if ruler is not None:
+            check("vectors", np.float32, (None, index.dim))
         vectors = arrays.get("vectors")
         if "live" in arrays:
             check("live", np.bool_, (None,))
             live = np.array(arrays["live"])
         else:
-            live = np.ones(len(numbers), bool)
+            live = np.ones(len(rows), bool)
         # Kernels trust numbers and sizes, so wrong ones must not come in.
-        sizes_fit = len(numbers) == sizes.sum() and sizes.min(initial=0) >= 0
-        numbers_fit = numbers.min(initial=0) >= 0 and numbers.max(initial=-1) < len(live)
-        if not sizes_fit or not numbers_fit or (vectors is not None and len(vectors) != len(live)):
+        sizes_fit = len(rows) == sizes.sum() and sizes.min(initial=0) >= 0
+        rows_fit = rows.min(initial=0) >= 0 and rows.max(initial=-1) < len(live)
+        if not sizes_fit or not rows_fit or (vectors is not None and len(vectors) != len(live)):
             raise CorruptStore(
-                f"cells of {sizes.sum()} rows, {len(numbers)} row numbers up to "
-                f"{numbers.max(initial=-1)} and {len(live)} rows do not belong together"
+                f"cells of {sizes.sum()} rows, {len(rows)} row numbers up to "
+                f"{rows.max(initial=-1)} and {len(live)} rows do not belong together"
             )
-        times = np.bincount(numbers, minlength=len(live))
+        times = np.bincount(rows, minlength=len(live))
         if times.max(initial=0) > 1 or (times[live] == 0).any():
             raise CorruptStore("a row lies in two cells or in none")
+        lines = line_count(index.dim, ruler)
+        check("blocks", np.uint32, (int(blocks_for(sizes).sum()), lines, LANES))
         cells = assemble(
-            coarse, ruler, np.array(arrays["centroids"]), np.array(sizes),
-            read_only(arrays["extremes"]), numbers, arrays["codes"], vectors, live,
+            coarse, ruler, np.array(arrays["centroids"]), sizes, arrays["extremes"], rows,
+            arrays["blocks"], vectors, live,
         )  # fmt: skip
         index._adopt(cells, trained_rows)
         return index

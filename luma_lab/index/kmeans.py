@@ -3,18 +3,19 @@
 import numpy as np
 
 from luma_lab.index.builder import Slices
+from luma_lab.index.lanes import blocks_for, q8_lanes, to_blocks
 from luma_lab.index.quantizer import Q8Quantizer
-from luma_lab.index.rows import aligned_empty, graph_rows, query_rows, read_only
+from luma_lab.index.rows import aligned_empty, query_rows, read_only
+from luma_lab.kernels.blocks import FLOATS
 from luma_lab.kernels.cluster import (
     assign_rows,
     group_rows,
     move_centroids,
     revive_centroids,
 )
-from luma_lab.kernels.distance import L2
 from luma_lab.kernels.quantize import Q8, ROW_CONSTANT_BYTES, encode_rows
-from luma_lab.kernels.space import FloatSpace, Q8Space
 
+NO_ROWS = read_only(np.empty((0, 0), np.float32))
 SAMPLE_ROWS = 32  # a cell, to learn from
 ROUNDS = 8
 # Of a row's squared distance to its centroid: where rounding to codes moves rows by more, they
@@ -43,27 +44,26 @@ class Ruler:
 
     def use_floats(self):
         """Measure by floats from now on."""
-        self._rows = graph_rows(self._vectors, self._quantizer.metric)
+        self._rows = query_rows(self._vectors, self._quantizer.metric, self._quantizer.dim)
 
     def assign(self, centroids):
         """Return the nearest of `centroids` (nlist, dim) of each row, and distances to them."""
         quantizer = self._quantizer
-        if self._rows is None:
-            rows = Q8Space(self._codes, quantizer.code_bytes, quantizer.dim)
-            there = Q8Space(code_centroids(centroids, quantizer), *rows[1:])
-        else:
-            rows = FloatSpace(self._rows, L2)
-            there = FloatSpace(graph_rows(centroids, "l2"), L2)
+        kind, rows = (Q8, NO_ROWS) if self._rows is None else (FLOATS, self._rows)
+        blocks = centroid_blocks(centroids, None if kind == FLOATS else quantizer)
         cells = np.empty(len(self._vectors), np.int32)
-        distances = np.empty(len(cells), np.float32)
+        gaps = np.empty(len(cells), np.float32)
 
         def run(start, stop):
             prepared = np.zeros(quantizer.query_bytes, np.uint8)
-            assign_rows(rows, start, stop, there, prepared, cells, distances)
+            assign_rows(
+                kind, quantizer.dim, self._codes, quantizer.code_bytes, rows, start, stop,
+                blocks, len(centroids), prepared, cells, gaps,
+            )  # fmt: skip
 
         with Slices(self._threads) as slices:
             slices.run(run, len(cells))
-        return cells, distances
+        return cells, gaps
 
     def is_blunt(self, distances):
         """Return whether rounding to codes moves rows by much against their `distances`."""
@@ -73,12 +73,16 @@ class Ruler:
         return self._rows is None and bool(moved > MOST_MOVED * distances.mean(dtype=np.float64))
 
 
-def code_centroids(centroids, quantizer):
-    """Return the codes of centroids (nlist, dim) as they are, not scaled: uint8, read-only."""
-    codes = aligned_empty((len(centroids), quantizer.row_bytes), np.uint8)
-    centroids = read_only(np.ascontiguousarray(centroids))
-    encode_rows(centroids, quantizer.mean_, Q8, quantizer.code_bytes, codes)
-    return read_only(codes)
+def centroid_blocks(centroids, quantizer):
+    """Return blocks of centroids (nlist, dim) as they are, not scaled: codes, or floats if None."""
+    centroids = np.ascontiguousarray(centroids)
+    if quantizer is None:
+        lanes = centroids.view(np.uint32)
+    else:
+        codes = aligned_empty((len(centroids), quantizer.row_bytes), np.uint8)
+        encode_rows(read_only(centroids), quantizer.mean_, Q8, quantizer.code_bytes, codes)
+        lanes = q8_lanes(codes, quantizer.dim)
+    return read_only(to_blocks(lanes, np.arange(len(lanes)), blocks_for(len(lanes))))
 
 
 def default_nlist(n):

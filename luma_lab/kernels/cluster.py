@@ -6,35 +6,66 @@ in the order of rows: any number of threads gives the same bytes.
 
 import numpy as np
 
+from luma_lab.kernels.blocks import (
+    CONSTANT_LINES,
+    FLOATS,
+    LANES,
+    LINE_BYTES,
+    measure_float_block,
+    measure_q8_block,
+)
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.space import apart, stand_at
+from luma_lab.kernels.space import Q8Space, stand_at
+from luma_lab.kernels.topk import INFINITE
 
 
 @kernel
-def assign_rows(rows, start, stop, centroids, prepared, cells, distances):
+def assign_rows(
+    kind, dim, codes, code_bytes, rows, start, stop, blocks, count, prepared, cells, gaps
+):
     """Write the nearest centroid of each row from `start` to `stop`; ties go to the lower one.
 
     Parameters
     ----------
-    rows, centroids : FloatSpace or Q8Space, both of one kind
-        Codes of both are of one quantizer.
-    prepared : uint8 array
-        Scratch of `space.stand_at`.
-    cells, distances : int32 and float32 arrays of shape (n,)
+    kind, dim : int
+        Q8 or FLOATS: what rows and centroids are compared by; their components.
+    codes : uint8 array of shape (n, row_bytes)
+        Of the rows, with Q8; `code_bytes` of components each.
+    rows : float32 array of shape (n, at least dim)
+        The rows, with FLOATS.
+    blocks : uint32 array of shape (blocks, lines, LANES)
+        `count` centroids, of the same kind.
+    prepared : uint8 array of shape (query_bytes,), zero behind the components
+        Scratch.
+    cells, gaps : int32 and float32 arrays of shape (n,)
         Output: number of the centroid, squared L2 distance to it.
     """
-    count = len(centroids[0])
+    lines = blocks.shape[1]
+    distances = np.empty(LANES, np.float32)
+    out = distances.ctypes.data
+    base = blocks.ctypes.data
+    space = Q8Space(codes, code_bytes, dim)
     for i in range(start, stop):
-        probe = stand_at(rows, i, prepared)
+        probe = rows.ctypes.data + i * rows.shape[1] * 4
+        if kind != FLOATS:
+            probe = stand_at(space, i, prepared)
         nearest = 0
-        least = apart(centroids, probe, 0)
-        for c in range(1, count):
-            distance = apart(centroids, probe, c)
-            if distance < least:
-                least = distance
-                nearest = c
+        least = INFINITE
+        for b in range(blocks.shape[0]):
+            block = base + b * lines * LINE_BYTES
+            if kind == FLOATS:
+                hits = measure_float_block(probe, block, lines, out, least, True)
+            else:
+                hits = measure_q8_block(
+                    probe, probe + code_bytes, block, lines - CONSTANT_LINES, out, least
+                )
+            if hits:
+                for lane in range(min(LANES, count - b * LANES)):
+                    if distances[lane] < least:
+                        least = distances[lane]
+                        nearest = b * LANES + lane
         cells[i] = nearest
-        distances[i] = least
+        gaps[i] = least
 
 
 @kernel

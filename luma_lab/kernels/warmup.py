@@ -3,6 +3,7 @@
 import numpy as np
 
 from luma_lab.kernels import (
+    blocks,
     build,
     cellscan,
     cluster,
@@ -120,21 +121,23 @@ def _warm_cells(vectors, mean, codes, no_mask, rows, distances, counts):
     """Compile what finds and searches cells."""
     cells, gaps = np.zeros(WARM_ROWS, np.int32), np.empty(WARM_ROWS, np.float32)
     prepared = np.zeros(4 * BLOCK_BYTES, np.uint8)
-    for space in (FloatSpace(vectors, distance.L2), Q8Space(codes, BLOCK_BYTES, WARM_STRIDE)):
-        cluster.assign_rows(space, 0, WARM_ROWS, space, prepared, cells, gaps)
+    lines = blocks.CONSTANT_LINES + blocks.LINES_AT_ONCE
+    lanes = read_only(np.zeros((1, lines, blocks.LANES), np.uint32))
+    cluster.assign_rows(
+        quantize.Q8, 4 * blocks.LINES_AT_ONCE, codes, BLOCK_BYTES, vectors, 0, 0, lanes, 1,
+        prepared, cells, gaps,
+    )  # fmt: skip
     starts, order = np.empty(WARM_ROWS + 1, np.int64), np.empty(WARM_ROWS, np.int64)
     cluster.group_rows(cells, starts, order)
     centroids = np.zeros((WARM_ROWS, WARM_STRIDE), np.float32)
     cluster.move_centroids(vectors, order, starts, 0, WARM_ROWS, centroids)
     cluster.revive_centroids(vectors, order, starts, gaps, centroids)
-    starts, sizes = read_only(np.arange(WARM_ROWS)), read_only(np.ones(WARM_ROWS, np.int64))
-    extremes = np.zeros((WARM_ROWS, 2), np.float32)
-    cellscan.measure_extremes(codes, starts, sizes, np.arange(WARM_ROWS), extremes)
+    one, none = read_only(np.ones(1, np.int64)), read_only(np.zeros(1, np.int64))
     cellscan.search_cells(
-        quantize.Q8, BLOCK_BYTES, BLOCK_BYTES, 2 * BLOCK_BYTES, mean, codes, BLOCK_BYTES,
-        read_only(np.zeros(WARM_ROWS, np.float32)), starts, sizes, read_only(extremes),
-        read_only(np.arange(WARM_ROWS, dtype=np.int32)), codes, vectors, vectors[:1],
-        distance.L2, no_mask, False, 1, 1, 1, 1, rows, distances, counts,
+        quantize.Q8, BLOCK_BYTES, 2 * BLOCK_BYTES, mean, lanes, read_only(np.zeros(1, np.float32)),
+        none, one, read_only(np.zeros((1, 2), np.float32)),
+        read_only(np.zeros(blocks.LANES, np.int32)), lanes, vectors, vectors[:1], distance.L2,
+        no_mask, False, 1, 1, 1, 1, rows, distances, counts,
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def test_rows_added_one_by_one_are_found_at_once(quantizer, nlist):
         assert index.search(vectors[i], k=1).rows.tolist() == [[i]]
     check_cells(index)
     # Asked for cells stay what they are; others follow the rows.
-    assert len(index.centroids_) == (1 if nlist else 16)
+    assert len(index.centroids_) == (1 if nlist else 21)
 
 
 @every_quantizer
@@ -86,7 +86,7 @@ def test_deleted_rows_are_never_answered_and_the_others_still_found(metric, quan
     held = index.memory_bytes
     index.consolidate()
     assert len(index) == 800 and index.memory_bytes < held
-    assert recall_of(index, kept, queries) == before
+    assert recall_of(index, kept, queries) >= before, "cells without rows are passed over"
     assert not np.isin(index._cells.numbers, gone).any()
     everything = index.search(queries[0], k=2000)
     assert {*everything.rows[0].tolist()} == {*kept, -1}

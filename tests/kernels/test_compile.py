@@ -176,7 +176,7 @@ from luma_lab.kernels import build, cellscan, cluster, codescan, codewalk, dista
 from luma_lab.kernels import mend, product, quantize, reach, scan
 of_each_space = {
     build.choose_edges, build.merge_back_edges, build.trim, reach.attach_unreached,
-    mend.mend_edges, cluster.assign_rows,
+    mend.mend_edges,
 }
 entries = [
     build.find_medoid, build.choose_edges, build.write_edges, build.group_by_target,
@@ -186,7 +186,7 @@ entries = [
     quantize.prepare_queries, build.find_central_code, codewalk.search_codes, mend.mend_edges,
     mend.link_back, product.fit_part, product.encode_parts, product.decode_parts,
     product.prepare_tables, cluster.assign_rows, cluster.group_rows, cluster.move_centroids,
-    cluster.revive_centroids, cellscan.measure_extremes, cellscan.search_cells,
+    cluster.revive_centroids, cellscan.search_cells,
 ]
 expected = [2 if entry in of_each_space else 1 for entry in entries]
 kernels.warm_up()
