@@ -32,6 +32,7 @@ from luma_lab.kernels.prefetch import prefetch_row, prefetch_span
 from luma_lab.kernels.quantize import Q8, prepare_query
 from luma_lab.kernels.topk import (
     INFINITE,
+    LOWER_HALF,
     key_distance,
     key_row,
     pack_key,
@@ -39,8 +40,12 @@ from luma_lab.kernels.topk import (
     sort_keys,
 )
 
-BUFFER_KEYS = 1024
+GROUP = 512  # queries that share the cells they look into while these are in the cache
+GROUP_KEYS = 1 << 20  # of all queries of a group at most
+BUFFER_KEYS = 256
 BUCKETS = 128
+HEAPED, FOUND, PASSED, PROBED, TALLIES = 0, 1, 2, 3, 4
+NO_LIMIT = 1 << 62
 
 
 @kernel(inline=True)
@@ -145,25 +150,21 @@ def code_limit(metric, furthest, variance, constant):
 
 
 @kernel(inline=True)
-def doubt_of(metric, dim, row_step, row_square, step_share, query_square, base):
+def doubt_of(metric, dim, row_step, row_square, doubts):
     """Return (variance, constant) of what rounding does to the distance of a row.
 
     Parameters
     ----------
     row_step, row_square : float32
         Step and squared length of its code.
-    step_share : float32
-        A twelfth of the square of the query's step.
-    query_square : float32
-        Squared length of the query.
-    base : float32
-        The first constant of the prepared query: its squared length under L2.
+    doubts : float32 array of shape (3,)
+        Of the query: a twelfth of its squared step, its squared length, and that as prepared.
     """
     variance = row_step * row_step / np.float32(12.0)
     if metric == L2:
-        variance += step_share
-        return variance, dim * variance + ROUNDING * (row_square + base)
-    variance = query_square * variance + row_square * step_share
+        variance += doubts[0]
+        return variance, np.float32(dim) * variance + ROUNDING * (row_square + doubts[2])
+    variance = doubts[1] * variance + row_square * doubts[0]
     return variance, CERTAINTY * np.float32(math.sqrt(variance))
 
 
@@ -177,7 +178,7 @@ def scan_cell(
     Parameters
     ----------
     ahead : int
-        Address of the next cell's blocks: they are asked for meanwhile.
+        Address of the next cell's blocks: they are asked for meanwhile. 0 stands for none.
     variance, constant : float32
         Of `doubt_of`, for all rows of the cell.
     distances : float32 array of shape (LANES,)
@@ -211,7 +212,8 @@ def scan_cell(
                     passed -= 1
             if wanted == 0:
                 continue
-        prefetch_span(ahead + (first - start) // LANES * block_bytes, block_bytes)
+        if ahead:
+            prefetch_span(ahead + (first - start) // LANES * block_bytes, block_bytes)
         block = blocks.ctypes.data + first // LANES * block_bytes
         wanted &= measure_block(kind, probe, constants, block, lines, metric, out, limit)
         if wanted == 0:
@@ -233,9 +235,7 @@ def scan_cell(
 
 
 @kernel
-def drop_hopeless(
-    kind, blocks, metric, dim, step_share, query_square, base, heap, heaped, found, count
-):
+def drop_hopeless(kind, blocks, metric, dim, doubts, heap, heaped, found, count):
     """Keep, of found[:count], the keys that may be among the k nearest; return how many."""
     if heaped < heap.shape[0]:
         return count
@@ -251,14 +251,166 @@ def drop_hopeless(
             line = blocks.ctypes.data + (slot // LANES * lines + lines) * LINE_BYTES
             line += 4 * (slot % LANES) - CONSTANT_LINES * LINE_BYTES
             variance, constant = doubt_of(
-                metric, dim, load_float32(line), load_float32(line + 2 * LINE_BYTES), step_share,
-                query_square, base,
-            )  # fmt: skip
+                metric, dim, load_float32(line), load_float32(line + 2 * LINE_BYTES), doubts
+            )
             if distance > code_limit(metric, furthest, variance, constant):
                 continue
         found[kept] = found[i]
         kept += 1
     return kept
+
+
+@kernel
+def group_pairs(keys, first, last, cells, starts, pairs):
+    """Sort (query, cell) pairs by cell, so that queries share cells: a counting sort.
+
+    Parameters
+    ----------
+    keys : int64 array of shape (queries, nprobe)
+        Of the cells nearest to each query, ascending.
+    first, last : int
+        Columns of `keys` to look at.
+    cells : int64 array of shape (queries,)
+        How many columns each query has.
+    starts : int64 array of shape (nlist + 1,)
+        Scratch.
+    pairs : int64 array of shape (at least as many as pairs,)
+        Output: ``cell << 32 | query``.
+
+    Returns
+    -------
+    count : int
+    """
+    for c in range(starts.shape[0]):
+        starts[c] = 0
+    count = 0
+    for i in range(keys.shape[0]):
+        for j in range(first, min(last, cells[i])):
+            starts[key_row(keys[i, j]) + 1] += 1
+            count += 1
+    for c in range(starts.shape[0] - 1):
+        starts[c + 1] += starts[c]
+    for i in range(keys.shape[0]):
+        for j in range(first, min(last, cells[i])):
+            cell = key_row(keys[i, j])
+            pairs[starts[cell]] = (cell << 32) | i
+            starts[cell] += 1
+    return count
+
+
+@kernel
+def with_room(found, needed):
+    """Return `found` (queries, keys) with room for `needed` keys a query, copied if it is new."""
+    more = np.empty((found.shape[0], 2 * needed), np.int64)
+    for i in range(found.shape[0]):
+        for j in range(found.shape[1]):
+            more[i, j] = found[i, j]
+    return more
+
+
+@kernel
+def finish_query(kind, query, metric, vectors, numbers, rerank, found, count, best):
+    """Leave the nearest of the rows in found[:count] in the heap `best`; return how many.
+
+    query : float32 array of shape (dim,)
+    """
+    size = 0
+    if kind == FLOATS:
+        for j in range(count):
+            distance = key_distance(found[j])
+            if metric == COSINE:
+                distance = max(ZERO, ONE + distance)
+            size = push_least(best, size, pack_key(distance, numbers[key_row(found[j])]))
+        return size
+    if count > rerank:
+        sort_keys(found, count)
+        count = rerank
+    base = vectors.ctypes.data
+    row_bytes = vectors.shape[1] * 4
+    for j in range(-RERANK_AHEAD, count):
+        if j + RERANK_AHEAD < count:
+            row = np.int64(numbers[key_row(found[j + RERANK_AHEAD])])
+            prefetch_row(base + row * row_bytes, row_bytes)
+        if j >= 0:
+            row = np.int64(numbers[key_row(found[j])])
+            size = push_least(
+                best, size, pack_key(exact_distance(query, vectors, row, metric), row)
+            )
+    return size
+
+
+@kernel
+def prepare_one(query, mean, metric, constants_at, values, floats, prepared, doubts):
+    """Write a query as floats (dim,), of length one under COSINE, and as `prepared` bytes.
+
+    doubts : float32 array of shape (3,)
+        Output: what `doubt_of` wants to know of the query.
+    """
+    square = wide_square(query)
+    scale = 1.0
+    if metric == COSINE and square > 0.0:
+        scale, square = 1.0 / math.sqrt(square), 1.0
+    for j in range(floats.shape[0]):
+        floats[j] = np.float32(query[j] * scale)
+    prepare_query(floats, mean, metric, constants_at, values, prepared)
+    constants = prepared.ctypes.data + constants_at
+    step = load_float32(constants + 8)
+    doubts[0] = step * step / np.float32(48.0 if metric == L2 else 12.0)
+    doubts[1] = np.float32(square)
+    doubts[2] = load_float32(constants)
+
+
+@kernel
+def scan_pairs(
+    kind, constants_at, floats, prepared, doubts, starts, sizes, extremes, numbers, blocks, metric,
+    mask, use_mask, pairs, count, enough, lanes, heaps, found, tallies,
+):  # fmt: skip
+    """Let queries look into cells, by pairs[:count] of `group_pairs`.
+
+    Parameters
+    ----------
+    enough : int
+        Stop before the pair whose query has so many rows that passed the mask.
+    heaps, found : int64 arrays of shape (queries, keys)
+        See `scan_cell`.
+    tallies : int64 array of shape (queries, TALLIES)
+        Keys HEAPED and FOUND of each query, its cells PROBED, rows that PASSED the mask.
+
+    Returns
+    -------
+    found : int64 array
+        The same, or a longer one.
+    """
+    dim = floats.shape[1]
+    block_bytes = blocks.shape[1] * LINE_BYTES
+    base = blocks.ctypes.data
+    for p in range(count):
+        cell, i = pairs[p] >> 32, pairs[p] & LOWER_HALF
+        if tallies[i, PASSED] >= enough:
+            break
+        start, stop = starts[cell], starts[cell] + sizes[cell]
+        ahead = 0
+        if p + 1 < count and pairs[p + 1] >> 32 != cell:
+            ahead = base + starts[pairs[p + 1] >> 32] // LANES * block_bytes
+        size = tallies[i, FOUND]
+        if size + stop - start > found.shape[1]:
+            size = drop_hopeless(
+                kind, blocks, metric, dim, doubts[i], heaps[i], tallies[i, HEAPED], found[i], size
+            )
+            if 2 * size + stop - start > found.shape[1]:
+                found = with_room(found, size + stop - start)
+        variance, constant = doubt_of(metric, dim, extremes[cell, 0], extremes[cell, 1], doubts[i])
+        address = prepared[i].ctypes.data
+        probe = floats[i].ctypes.data if kind == FLOATS else address
+        heaped, size, passed = scan_cell(
+            kind, probe, address + constants_at, blocks, metric, numbers, mask, use_mask, start,
+            stop, ahead, variance, constant, lanes, heaps[i], tallies[i, HEAPED], found[i], size,
+        )  # fmt: skip
+        tallies[i, HEAPED] = heaped
+        tallies[i, FOUND] = size
+        tallies[i, PASSED] += passed
+        tallies[i, PROBED] += 1
+    return found
 
 
 @kernel
@@ -270,7 +422,9 @@ def search_cells(
     """Answer each of `queries` (n_queries, dim) from the rows of the cells nearest to it.
 
     Rows that by their codes may be among the k nearest, but in one case of a thousand, are
-    measured again exactly: so the answer is about the exact one of those cells.
+    measured again exactly: so the answer is about the exact one of those cells. Groups of
+    queries look into a cell one after another, while it is in the cache; an answer depends
+    neither on the group nor on the order.
 
     Parameters
     ----------
@@ -298,86 +452,76 @@ def search_cells(
         Output: cells as HOPS, rows measured as COMPARISONS, and rows that PASS the mask.
     """
     dim = mean.shape[0]
-    base = vectors.ctypes.data
-    block_bytes = blocks.shape[1] * LINE_BYTES
+    nlist = sizes.shape[0]
+    most = max(1, min(GROUP, queries.shape[0], GROUP_KEYS // (kept + BUFFER_KEYS)))
+    columns = min(nprobe, nlist)
     values = np.empty(dim, np.float32)
-    query = np.empty(dim, np.float32)
-    prepared = np.zeros(query_bytes, np.uint8)
-    constants = prepared.ctypes.data + constants_at
-    probe = query.ctypes.data if kind == FLOATS else prepared.ctypes.data
+    floats = np.empty((most, dim), np.float32)
+    prepared = np.zeros((most, query_bytes), np.uint8)
+    doubts = np.empty((most, 3), np.float32)
     gaps = np.empty(centroids.shape[0] * LANES, np.float32)
-    keys = np.empty(gaps.shape[0], np.int64)
+    ranked = np.empty(nlist, np.int64)
+    keys = np.empty((most, columns), np.int64)
+    cells = np.empty(most, np.int64)
+    pairs = np.empty(max(most * columns, nlist), np.int64)
+    places = np.empty(nlist + 1, np.int64)
     lanes = np.empty(LANES, np.float32)
-    heap = np.empty(kept, np.int64)
+    heaps = np.empty((most, kept), np.int64)
     best = np.empty(kept, np.int64)
-    found = np.empty(BUFFER_KEYS, np.int64)
-    for i in range(queries.shape[0]):
-        square = wide_square(queries[i])
-        scale = 1.0
-        if metric == COSINE and square > 0.0:
-            scale, square = 1.0 / math.sqrt(square), 1.0
-        query_square = np.float32(square)
-        for j in range(dim):
-            query[j] = np.float32(queries[i, j] * scale)
-        prepare_query(query, mean, metric, constants_at, values, prepared)
-        step = load_float32(constants + 8)
-        step_share = step * step / np.float32(48.0 if metric == L2 else 12.0)
-        length = load_float32(constants)
-        cells = rank_cells(prepared.ctypes.data, constants, centroids, bias, sizes, gaps)
-        ranked = min(nprobe, cells)
-        nearest_cells(gaps, sizes.shape[0], ranked, keys)
-        heaped, count, probes, passed = 0, 0, 0, 0
-        while probes < cells and (probes < nprobe or passed < enough):
-            if probes == ranked:
-                ranked = min(cells, 4 * ranked)
-                nearest_cells(gaps, sizes.shape[0], ranked, keys)
-            cell = key_row(keys[probes])
-            start, stop = starts[cell], starts[cell] + sizes[cell]
-            probes += 1
-            ahead = blocks.ctypes.data
-            if probes < ranked:
-                ahead += starts[key_row(keys[probes])] // LANES * block_bytes
-            if count + stop - start > found.shape[0]:
-                count = drop_hopeless(
-                    kind, blocks, metric, dim, step_share, query_square, length, heap, heaped,
-                    found, count,
-                )  # fmt: skip
-                if 2 * count + stop - start > found.shape[0]:
-                    more = np.empty(2 * (count + stop - start), np.int64)
-                    for j in range(count):
-                        more[j] = found[j]
-                    found = more
-            variance, constant = doubt_of(
-                metric, dim, extremes[cell, 0], extremes[cell, 1], step_share, query_square, length
-            )
-            heaped, count, through = scan_cell(
-                kind, probe, constants, blocks, metric, numbers, mask, use_mask, start, stop,
-                ahead, variance, constant, lanes, heap, heaped, found, count,
+    found = np.empty((most, BUFFER_KEYS), np.int64)
+    tallies = np.empty((most, TALLIES), np.int64)
+    for begin in range(0, queries.shape[0], most):
+        group = min(most, queries.shape[0] - begin)
+        for i in range(group):
+            prepare_one(
+                queries[begin + i], mean, metric, constants_at, values, floats[i], prepared[i],
+                doubts[i],
             )  # fmt: skip
-            passed += through
-        count = drop_hopeless(
-            kind, blocks, metric, dim, step_share, query_square, length, heap, heaped, found, count
-        )
-        size = 0
-        if kind == FLOATS:
-            for j in range(count):
-                distance = key_distance(found[j])
-                if metric == COSINE:
-                    distance = max(ZERO, ONE + distance)
-                size = push_least(best, size, pack_key(distance, numbers[key_row(found[j])]))
+            address = prepared[i].ctypes.data
+            holding = rank_cells(address, address + constants_at, centroids, bias, sizes, gaps)
+            cells[i] = min(columns, holding)
+            nearest_cells(gaps, nlist, cells[i], ranked)
+            for j in range(cells[i]):
+                keys[i, j] = ranked[j]
+            for j in range(TALLIES):
+                tallies[i, j] = 0
+        if group == 1:
+            for j in range(cells[0]):
+                pairs[j] = key_row(keys[0, j]) << 32
+            found = scan_pairs(
+                kind, constants_at, floats, prepared, doubts, starts, sizes, extremes, numbers,
+                blocks, metric, mask, use_mask, pairs, cells[0], NO_LIMIT, lanes, heaps, found,
+                tallies,
+            )  # fmt: skip
         else:
-            if count > rerank:
-                sort_keys(found, count)
-                count = rerank
-            for j in range(-RERANK_AHEAD, count):
-                if j + RERANK_AHEAD < count:
-                    row = np.int64(numbers[key_row(found[j + RERANK_AHEAD])])
-                    prefetch_row(base + row * dim * 4, dim * 4)
-                if j >= 0:
-                    row = np.int64(numbers[key_row(found[j])])
-                    key = pack_key(exact_distance(query, vectors, row, metric), row)
-                    size = push_least(best, size, key)
-        write_heap(best, size, rows[i], distances[i])
-        counts[i, HOPS] = probes
-        counts[i, COMPARISONS] = passed
-        counts[i, PASS] = passed
+            # The nearest cell of each first: what is found there keeps out most of the rest.
+            for first, last in ((0, 1), (1, columns)):
+                count = group_pairs(keys[:group], first, last, cells, places, pairs)
+                found = scan_pairs(
+                    kind, constants_at, floats, prepared, doubts, starts, sizes, extremes,
+                    numbers, blocks, metric, mask, use_mask, pairs, count, NO_LIMIT, lanes, heaps,
+                    found, tallies,
+                )  # fmt: skip
+        for i in range(group):
+            if tallies[i, PASSED] < enough and cells[i] == columns and columns < nlist:
+                address = prepared[i].ctypes.data
+                holding = rank_cells(address, address + constants_at, centroids, bias, sizes, gaps)
+                nearest_cells(gaps, nlist, holding, ranked)
+                for j in range(columns, holding):
+                    pairs[j - columns] = (key_row(ranked[j]) << 32) | i
+                found = scan_pairs(
+                    kind, constants_at, floats, prepared, doubts, starts, sizes, extremes,
+                    numbers, blocks, metric, mask, use_mask, pairs, holding - columns, enough,
+                    lanes, heaps, found, tallies,
+                )  # fmt: skip
+            count = drop_hopeless(
+                kind, blocks, metric, dim, doubts[i], heaps[i], tallies[i, HEAPED], found[i],
+                tallies[i, FOUND],
+            )  # fmt: skip
+            size = finish_query(
+                kind, floats[i], metric, vectors, numbers, rerank, found[i], count, best
+            )
+            write_heap(best, size, rows[begin + i], distances[begin + i])
+            counts[begin + i, HOPS] = tallies[i, PROBED]
+            counts[begin + i, COMPARISONS] = tallies[i, PASSED]
+            counts[begin + i, PASS] = tallies[i, PASSED]
