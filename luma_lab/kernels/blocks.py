@@ -14,9 +14,12 @@ of its own in the processor's registers, and no sum runs across lanes.
     Lines of one float32 component of each row; `query` is the address of float32 ones. The
     distance is squared L2 if `by_l2`, else minus the inner product.
 
-Each writes the float32 distances to the 16 rows at address `out`, and returns which of them are
-at most `limit`, one bit a row. Addresses are integers and need no alignment; lines of codes are
-a multiple of `LINES_AT_ONCE`.
+``lowest_bit(bits)``
+    Number of the lowest bit that is set, of an int32 that is not 0.
+
+Each measure writes the float32 distances to the 16 rows at address `out`, and returns which of
+them are at most `limit`, one bit a row. Addresses are integers and need no alignment; lines of
+codes are a multiple of `LINES_AT_ONCE`.
 """
 
 import numpy as np
@@ -269,6 +272,10 @@ if config.DISABLE_JIT:
         distances = ((query - rows) ** 2).sum(axis=1) if by_l2 else 0 - rows @ query
         return _finished(distances, out, limit)
 
+    def lowest_bit(bits):
+        """Return the number of the lowest bit set."""
+        return (int(bits) & -int(bits)).bit_length() - 1
+
 else:
     measure_q8_block = make_block_measure(INSTRUCTION, packed=False)
     measure_q4_block = make_block_measure(INSTRUCTION, packed=True)
@@ -282,3 +289,12 @@ else:
 
         signature = types.int32(*[types.intp] * 4, types.float32, types.boolean)
         return signature, generate
+
+    @intrinsic
+    def lowest_bit(typing_context, bits):
+        """Return the number of the lowest bit set."""
+
+        def generate(context, builder, signature, arguments):
+            return builder.sext(builder.cttz(arguments[0], ir.IntType(1)(1)), ir.IntType(64))
+
+        return types.int64(types.int32), generate

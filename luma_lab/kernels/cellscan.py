@@ -18,6 +18,7 @@ from luma_lab.kernels.blocks import (
     FLOATS,
     LANES,
     LINE_BYTES,
+    lowest_bit,
     measure_float_block,
     measure_q4_block,
     measure_q8_block,
@@ -43,7 +44,7 @@ from luma_lab.kernels.topk import (
 GROUP = 512  # queries that share the cells they look into while these are in the cache
 GROUP_KEYS = 1 << 20  # of all queries of a group at most
 BUFFER_KEYS = 256
-BUCKETS = 128
+SAMPLE_STEP = 8
 HEAPED, FOUND, PASSED, PROBED, TALLIES = 0, 1, 2, 3, 4
 NO_LIMIT = 1 << 62
 
@@ -93,41 +94,59 @@ def rank_cells(probe, constants, centroids, bias, sizes, distances):
 
 
 @kernel
-def nearest_cells(distances, nlist, wanted, keys):
-    """Write the keys of the `wanted` nearest cells in front of `keys`, ascending.
+def select_least(keys, size, wanted):
+    """Move the `wanted` least of the distinct keys[:size] to the front, and the least to keys[0].
 
-    All of distances[:nlist] are sorted only if `wanted` are not found among those below the
-    mean, by a count of how many there are in each of some buckets.
+    Otherwise their order is any.
     """
-    least, total, finite = INFINITE, 0.0, 0
-    for c in range(nlist):
-        if distances[c] < INFINITE:
-            least = min(least, distances[c])
-            total += np.float64(distances[c])
-            finite += 1
-    width = np.float32(total / max(1, finite)) - least
-    last = BUCKETS
-    if width > ZERO:
-        scale = np.float32(BUCKETS) / width
-        counts = np.zeros(BUCKETS + 1, np.int64)
-        for c in range(nlist):
-            place = min((distances[c] - least) * scale, np.float32(BUCKETS))
-            counts[np.int64(place)] += 1
-        below = 0
-        for bucket in range(BUCKETS):
-            below += counts[bucket]
-            if below >= wanted:
-                last = bucket
-                break
+    first, last = 0, size - 1
+    while first < last:
+        middle = (first + last) >> 1
+        pivot = keys[middle]
+        keys[middle] = keys[last]
+        place = first
+        for i in range(first, last):  # without a branch that could be mistaken for another
+            key = keys[i]
+            keys[i] = keys[place]
+            keys[place] = key
+            place += 1 if key < pivot else 0
+        keys[last] = keys[place]
+        keys[place] = pivot
+        if place < wanted:
+            first = place + 1
+        else:
+            last = place - 1
+    least = 0
+    for i in range(wanted):
+        least = i if keys[i] < keys[least] else least
+    if wanted > 0:
+        keys[0], keys[least] = keys[least], keys[0]
+
+
+@kernel
+def nearest_cells(distances, nlist, wanted, keys):
+    """Write the keys of the `wanted` nearest cells in front of `keys`, the nearest first.
+
+    A sample tells below which distance about so many lie; if it was wrong, all are compared.
+    """
+    share = wanted / SAMPLE_STEP
+    least = np.empty(np.int64(share + 2.0 * math.sqrt(share)) + 2, np.int64)
+    size = 0
+    for c in range(0, nlist, SAMPLE_STEP):
+        key = pack_key(distances[c], c)
+        if size < least.shape[0] or key < least[0]:
+            size = push_least(least, size, key)
+    limit = key_distance(least[0]) if size == least.shape[0] else INFINITE
     size = 0
     for c in range(nlist):
-        if last < BUCKETS:
-            place = min((distances[c] - least) * scale, np.float32(BUCKETS))
-            if np.int64(place) > last:
-                continue
-        keys[size] = pack_key(distances[c], c)
-        size += 1
-    sort_keys(keys, size)
+        if distances[c] <= limit:
+            keys[size] = pack_key(distances[c], c)
+            size += 1
+    if size < wanted:
+        size = nlist
+        for c in range(nlist):
+            keys[c] = pack_key(distances[c], c)
+    select_least(keys, size, wanted)
 
 
 @kernel(inline=True)
@@ -157,8 +176,9 @@ def doubt_of(metric, dim, row_step, row_square, doubts):
     ----------
     row_step, row_square : float32
         Step and squared length of its code.
-    doubts : float32 array of shape (3,)
-        Of the query: a twelfth of its squared step, its squared length, and that as prepared.
+    doubts : float32 array of shape (5,)
+        Of the query: a twelfth of its squared step, its squared length, that as prepared, and
+        the largest variance and constant of the cells it looked into.
     """
     variance = row_step * row_step / np.float32(12.0)
     if metric == L2:
@@ -216,11 +236,11 @@ def scan_cell(
             prefetch_span(ahead + (first - start) // LANES * block_bytes, block_bytes)
         block = blocks.ctypes.data + first // LANES * block_bytes
         wanted &= measure_block(kind, probe, constants, block, lines, metric, out, limit)
-        if wanted == 0:
-            continue
-        for lane in range(size):
+        while wanted:
+            lane = lowest_bit(np.int32(wanted))
+            wanted &= wanted - 1
             distance = distances[lane]
-            if (wanted >> lane) & 1 == 0 or distance > limit:
+            if distance > limit:
                 continue
             key = pack_key(distance, first + lane)
             found[count] = key
@@ -240,13 +260,16 @@ def drop_hopeless(kind, blocks, metric, dim, doubts, heap, heaped, found, count)
     if heaped < heap.shape[0]:
         return count
     furthest = key_distance(heap[0])
+    limit = furthest
+    if kind != FLOATS:
+        limit = code_limit(metric, furthest, doubts[3], doubts[4])
     lines = blocks.shape[1]
     kept = 0
     for i in range(count):
         distance = key_distance(found[i])
+        if distance > limit:
+            continue
         if distance > furthest:
-            if kind == FLOATS:
-                continue
             slot = key_row(found[i])
             line = blocks.ctypes.data + (slot // LANES * lines + lines) * LINE_BYTES
             line += 4 * (slot % LANES) - CONSTANT_LINES * LINE_BYTES
@@ -267,7 +290,7 @@ def group_pairs(keys, first, last, cells, starts, pairs):
     Parameters
     ----------
     keys : int64 array of shape (queries, nprobe)
-        Of the cells nearest to each query, ascending.
+        Of the cells nearest to each query, the nearest first.
     first, last : int
         Columns of `keys` to look at.
     cells : int64 array of shape (queries,)
@@ -343,7 +366,7 @@ def finish_query(kind, query, metric, vectors, numbers, rerank, found, count, be
 def prepare_one(query, mean, metric, constants_at, values, floats, prepared, doubts):
     """Write a query as floats (dim,), of length one under COSINE, and as `prepared` bytes.
 
-    doubts : float32 array of shape (3,)
+    doubts : float32 array of shape (5,)
         Output: what `doubt_of` wants to know of the query.
     """
     square = wide_square(query)
@@ -358,6 +381,8 @@ def prepare_one(query, mean, metric, constants_at, values, floats, prepared, dou
     doubts[0] = step * step / np.float32(48.0 if metric == L2 else 12.0)
     doubts[1] = np.float32(square)
     doubts[2] = load_float32(constants)
+    doubts[3] = ZERO
+    doubts[4] = ZERO
 
 
 @kernel
@@ -400,6 +425,8 @@ def scan_pairs(
             if 2 * size + stop - start > found.shape[1]:
                 found = with_room(found, size + stop - start)
         variance, constant = doubt_of(metric, dim, extremes[cell, 0], extremes[cell, 1], doubts[i])
+        doubts[i, 3] = max(doubts[i, 3], variance)
+        doubts[i, 4] = max(doubts[i, 4], constant)
         address = prepared[i].ctypes.data
         probe = floats[i].ctypes.data if kind == FLOATS else address
         heaped, size, passed = scan_cell(
@@ -458,7 +485,7 @@ def search_cells(
     values = np.empty(dim, np.float32)
     floats = np.empty((most, dim), np.float32)
     prepared = np.zeros((most, query_bytes), np.uint8)
-    doubts = np.empty((most, 3), np.float32)
+    doubts = np.empty((most, 5), np.float32)
     gaps = np.empty(centroids.shape[0] * LANES, np.float32)
     ranked = np.empty(nlist, np.int64)
     keys = np.empty((most, columns), np.int64)
@@ -507,6 +534,7 @@ def search_cells(
                 address = prepared[i].ctypes.data
                 holding = rank_cells(address, address + constants_at, centroids, bias, sizes, gaps)
                 nearest_cells(gaps, nlist, holding, ranked)
+                sort_keys(ranked, holding)
                 for j in range(columns, holding):
                     pairs[j - columns] = (key_row(ranked[j]) << 32) | i
                 found = scan_pairs(
