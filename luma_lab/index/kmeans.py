@@ -16,7 +16,7 @@ from luma_lab.kernels.cluster import (
 from luma_lab.kernels.quantize import Q8, ROW_CONSTANT_BYTES, encode_rows
 
 NO_ROWS = read_only(np.empty((0, 0), np.float32))
-SAMPLE_ROWS = 32  # a cell, to learn from
+SAMPLE_ROWS = 64  # a cell, to learn from; half as many made cells less even
 ROUNDS = 8
 # Of a row's squared distance to its centroid: where rounding to codes moves rows by more, they
 # do not tell centroids apart.

@@ -41,7 +41,7 @@ def q8_lanes(codes, dim):
     width = COMPONENTS_AT_ONCE * -(-dim // COMPONENTS_AT_ONCE)
     lanes = np.zeros((len(codes), width + ROW_CONSTANT_BYTES), np.uint8)
     lanes[:, :dim] = codes[:, :dim]
-    lanes[:, width:] = codes[:, -ROW_CONSTANT_BYTES:]
+    lanes[:, width:] = even_constants(codes, dim)
     return lanes.view(np.uint32)
 
 
@@ -49,7 +49,7 @@ def q4_lanes(codes, dim):
     """Return the lanes of codes of a `Q4Quantizer`: their half bytes lie in another order."""
     width = COMPONENTS_AT_ONCE * -(-dim // COMPONENTS_AT_ONCE) // 2
     lanes = np.zeros((len(codes), width + ROW_CONSTANT_BYTES), np.uint8)
-    lanes[:, width:] = codes[:, -ROW_CONSTANT_BYTES:]
+    lanes[:, width:] = even_constants(codes, dim)
     half = 64  # components in the low halves of a block of the quantizer's, then in the high ones
     blocks = -(-dim // (2 * half))
     for start in range(0, len(codes), SHARE_ROWS):
@@ -64,6 +64,18 @@ def q4_lanes(codes, dim):
         joined = ours[:, :, 0] | (ours[:, :, 1] << 4)
         lanes[start : start + SHARE_ROWS, :width] = joined.reshape(len(part), -1)
     return lanes.view(np.uint32)
+
+
+def even_constants(codes, dim):
+    """Return the constants of codes, uint8 (n, 16), with squared lengths that are right on average.
+
+    Rounding by up to half a step adds step^2 / 12 a component: little, but more to coarse rows
+    than to fine ones.
+    """
+    constants = np.ascontiguousarray(codes[:, -ROW_CONSTANT_BYTES:]).view(np.float32)
+    steps = constants[:, 0].astype(np.float64)
+    constants[:, 2] = np.maximum(0.0, constants[:, 2] - dim * steps**2 / 12)
+    return constants.view(np.uint8)
 
 
 def to_blocks(lanes, slots, blocks):

@@ -23,6 +23,7 @@ from luma_lab.kernels.blocks import (
     measure_q4_block,
     measure_q8_block,
 )
+from luma_lab.kernels.cellrank import group_pairs, nearest_cells, rank_cells
 from luma_lab.kernels.codescan import write_heap
 from luma_lab.kernels.codewalk import CERTAINTY, RERANK_AHEAD, ROUNDING, exact_distance
 from luma_lab.kernels.compile import kernel
@@ -44,7 +45,6 @@ from luma_lab.kernels.topk import (
 GROUP = 512  # queries that share the cells they look into while these are in the cache
 GROUP_KEYS = 1 << 20  # of all queries of a group at most
 BUFFER_KEYS = 256
-SAMPLE_STEP = 8
 HEAPED, FOUND, PASSED, PROBED, TALLIES = 0, 1, 2, 3, 4
 NO_LIMIT = 1 << 62
 
@@ -59,96 +59,6 @@ def measure_block(kind, probe, constants, block, lines, metric, out, limit):
     return measure_float_block(probe, block, lines, out, limit, metric == L2)
 
 
-@kernel
-def rank_cells(probe, constants, centroids, bias, sizes, distances):
-    """Write the distances of all cells from the query, inf for those without rows.
-
-    Parameters
-    ----------
-    centroids : uint32 array of shape (blocks, lines, LANES)
-        Q8 codes.
-    bias : float32 array of shape (nlist,)
-        Added to the distance of each.
-    distances : float32 array of shape (blocks * LANES,)
-        Output.
-
-    Returns
-    -------
-    count : int
-        Cells that hold rows.
-    """
-    lines = centroids.shape[1]
-    for b in range(centroids.shape[0]):
-        measure_q8_block(
-            probe, constants, centroids.ctypes.data + b * lines * LINE_BYTES,
-            lines - CONSTANT_LINES, distances.ctypes.data + b * LINE_BYTES, ZERO,
-        )  # fmt: skip
-    count = 0
-    for c in range(sizes.shape[0]):
-        distances[c] += bias[c]
-        if sizes[c] == 0:
-            distances[c] = INFINITE
-        else:
-            count += 1
-    return count
-
-
-@kernel
-def select_least(keys, size, wanted):
-    """Move the `wanted` least of the distinct keys[:size] to the front, and the least to keys[0].
-
-    Otherwise their order is any.
-    """
-    first, last = 0, size - 1
-    while first < last:
-        middle = (first + last) >> 1
-        pivot = keys[middle]
-        keys[middle] = keys[last]
-        place = first
-        for i in range(first, last):  # without a branch that could be mistaken for another
-            key = keys[i]
-            keys[i] = keys[place]
-            keys[place] = key
-            place += 1 if key < pivot else 0
-        keys[last] = keys[place]
-        keys[place] = pivot
-        if place < wanted:
-            first = place + 1
-        else:
-            last = place - 1
-    least = 0
-    for i in range(wanted):
-        least = i if keys[i] < keys[least] else least
-    if wanted > 0:
-        keys[0], keys[least] = keys[least], keys[0]
-
-
-@kernel
-def nearest_cells(distances, nlist, wanted, keys):
-    """Write the keys of the `wanted` nearest cells in front of `keys`, the nearest first.
-
-    A sample tells below which distance about so many lie; if it was wrong, all are compared.
-    """
-    share = wanted / SAMPLE_STEP
-    least = np.empty(np.int64(share + 2.0 * math.sqrt(share)) + 2, np.int64)
-    size = 0
-    for c in range(0, nlist, SAMPLE_STEP):
-        key = pack_key(distances[c], c)
-        if size < least.shape[0] or key < least[0]:
-            size = push_least(least, size, key)
-    limit = key_distance(least[0]) if size == least.shape[0] else INFINITE
-    size = 0
-    for c in range(nlist):
-        if distances[c] <= limit:
-            keys[size] = pack_key(distances[c], c)
-            size += 1
-    if size < wanted:
-        size = nlist
-        for c in range(nlist):
-            keys[c] = pack_key(distances[c], c)
-    select_least(keys, size, wanted)
-
-
 @kernel(inline=True)
 def code_limit(metric, furthest, variance, constant):
     """Return up to which distance by code a row may belong to those nearer than `furthest`.
@@ -156,8 +66,9 @@ def code_limit(metric, furthest, variance, constant):
     Rounding moves each component of row and query by up to half a step of its own grid, evenly:
     by a variance of step^2 / 12. What that does to an inner product with a vector z has the
     variance |z|^2 step^2 / 12; to a squared distance that of an inner product with twice the
-    difference, and it adds dim variances on average. `CERTAINTY` standard deviations are
-    allowed for: see `codewalk.code_doubt`, which this is the inverse of.
+    difference. (What rounding adds to squared lengths is taken off them, see `index.lanes`.)
+    `CERTAINTY` standard deviations are allowed for, and what is lost in float32 where two long
+    vectors are near each other: see `codewalk.code_doubt`, which this is the inverse of.
 
     variance, constant : of `doubt_of`
     """
@@ -169,7 +80,7 @@ def code_limit(metric, furthest, variance, constant):
 
 
 @kernel(inline=True)
-def doubt_of(metric, dim, row_step, row_square, doubts):
+def doubt_of(metric, row_step, row_square, doubts):
     """Return (variance, constant) of what rounding does to the distance of a row.
 
     Parameters
@@ -183,7 +94,7 @@ def doubt_of(metric, dim, row_step, row_square, doubts):
     variance = row_step * row_step / np.float32(12.0)
     if metric == L2:
         variance += doubts[0]
-        return variance, np.float32(dim) * variance + ROUNDING * (row_square + doubts[2])
+        return variance, ROUNDING * (row_square + doubts[2])
     variance = doubts[1] * variance + row_square * doubts[0]
     return variance, CERTAINTY * np.float32(math.sqrt(variance))
 
@@ -255,7 +166,7 @@ def scan_cell(
 
 
 @kernel
-def drop_hopeless(kind, blocks, metric, dim, doubts, heap, heaped, found, count):
+def drop_hopeless(kind, blocks, metric, doubts, heap, heaped, found, count):
     """Keep, of found[:count], the keys that may be among the k nearest; return how many."""
     if heaped < heap.shape[0]:
         return count
@@ -274,51 +185,13 @@ def drop_hopeless(kind, blocks, metric, dim, doubts, heap, heaped, found, count)
             line = blocks.ctypes.data + (slot // LANES * lines + lines) * LINE_BYTES
             line += 4 * (slot % LANES) - CONSTANT_LINES * LINE_BYTES
             variance, constant = doubt_of(
-                metric, dim, load_float32(line), load_float32(line + 2 * LINE_BYTES), doubts
+                metric, load_float32(line), load_float32(line + 2 * LINE_BYTES), doubts
             )
             if distance > code_limit(metric, furthest, variance, constant):
                 continue
         found[kept] = found[i]
         kept += 1
     return kept
-
-
-@kernel
-def group_pairs(keys, first, last, cells, starts, pairs):
-    """Sort (query, cell) pairs by cell, so that queries share cells: a counting sort.
-
-    Parameters
-    ----------
-    keys : int64 array of shape (queries, nprobe)
-        Of the cells nearest to each query, the nearest first.
-    first, last : int
-        Columns of `keys` to look at.
-    cells : int64 array of shape (queries,)
-        How many columns each query has.
-    starts : int64 array of shape (nlist + 1,)
-        Scratch.
-    pairs : int64 array of shape (at least as many as pairs,)
-        Output: ``cell << 32 | query``.
-
-    Returns
-    -------
-    count : int
-    """
-    for c in range(starts.shape[0]):
-        starts[c] = 0
-    count = 0
-    for i in range(keys.shape[0]):
-        for j in range(first, min(last, cells[i])):
-            starts[key_row(keys[i, j]) + 1] += 1
-            count += 1
-    for c in range(starts.shape[0] - 1):
-        starts[c + 1] += starts[c]
-    for i in range(keys.shape[0]):
-        for j in range(first, min(last, cells[i])):
-            cell = key_row(keys[i, j])
-            pairs[starts[cell]] = (cell << 32) | i
-            starts[cell] += 1
-    return count
 
 
 @kernel
@@ -406,7 +279,6 @@ def scan_pairs(
     found : int64 array
         The same, or a longer one.
     """
-    dim = floats.shape[1]
     block_bytes = blocks.shape[1] * LINE_BYTES
     base = blocks.ctypes.data
     for p in range(count):
@@ -420,11 +292,11 @@ def scan_pairs(
         size = tallies[i, FOUND]
         if size + stop - start > found.shape[1]:
             size = drop_hopeless(
-                kind, blocks, metric, dim, doubts[i], heaps[i], tallies[i, HEAPED], found[i], size
+                kind, blocks, metric, doubts[i], heaps[i], tallies[i, HEAPED], found[i], size
             )
             if 2 * size + stop - start > found.shape[1]:
                 found = with_room(found, size + stop - start)
-        variance, constant = doubt_of(metric, dim, extremes[cell, 0], extremes[cell, 1], doubts[i])
+        variance, constant = doubt_of(metric, extremes[cell, 0], extremes[cell, 1], doubts[i])
         doubts[i, 3] = max(doubts[i, 3], variance)
         doubts[i, 4] = max(doubts[i, 4], constant)
         address = prepared[i].ctypes.data
@@ -543,7 +415,7 @@ def search_cells(
                     lanes, heaps, found, tallies,
                 )  # fmt: skip
             count = drop_hopeless(
-                kind, blocks, metric, dim, doubts[i], heaps[i], tallies[i, HEAPED], found[i],
+                kind, blocks, metric, doubts[i], heaps[i], tallies[i, HEAPED], found[i],
                 tallies[i, FOUND],
             )  # fmt: skip
             size = finish_query(
