@@ -183,3 +183,20 @@ def check_mask(mask, total_rows):
             f"expected bool and ({total_rows},), one entry a row"
         )
     return np.ascontiguousarray(array)
+
+
+def check_live_rows(rows, live):
+    """Return row numbers as an int64 array; raise `InvalidArgument` unless all live, each once."""
+    array = np.atleast_1d(np.asarray(rows))
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InvalidArgument(
+            f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
+        )
+    array = array.astype(np.int64)
+    outside = array[(array < 0) | (array >= len(live))]
+    gone = outside if outside.size else array[~live[array]]
+    if gone.size:
+        raise InvalidArgument(f"row {gone[0]} is not there: expected the number of a live row")
+    if len(np.unique(array)) != len(array):
+        raise InvalidArgument("a row is named twice: expected row numbers without repeats")
+    return array

@@ -34,13 +34,14 @@ PORTABLE_BYTES = 32  # wider or in pairs was slower on AVX-512, AVX2 and SSE2 al
 OPERAND_TYPES = (BYTE, WORD)
 
 
-def _vectors(element, size_bytes):
+def vectors_of(element, size_bytes):
+    """Return the LLVM vector type of so many bytes."""
     return ir.VectorType(element, size_bytes * 8 // element.width)
 
 
 def _accepts(bits, element):
     """Tell whether this LLVM knows vpdpbusd of so many bits with operands of such elements."""
-    sums, operand = _vectors(WORD, bits // 8), _vectors(element, bits // 8)
+    sums, operand = vectors_of(WORD, bits // 8), vectors_of(element, bits // 8)
     name = VNNI.format(bits=bits)
     # Only a call is verified: a wrong declaration alone passes.
     text = f"""
@@ -92,7 +93,7 @@ class _Machine:
         if self.name == PORTABLE:
             product = builder.mul(builder.zext(query, self.sums), builder.sext(code, self.sums))
             return builder.add(total, product)
-        operand = _vectors(self.element, self.step)
+        operand = vectors_of(self.element, self.step)
         call = cgutils.get_or_insert_function(
             builder.module,
             ir.FunctionType(self.sums, [self.sums, operand, operand]),
@@ -121,7 +122,7 @@ class _Machine:
         return builder.call(reduce, [total])
 
 
-def _loop(builder, start, stop, step, sums, body):
+def emit_loop(builder, start, stop, step, sums, body):
     """Emit ``for i in range(start, stop, step): sums = body(i, sums)``; return (i, sums)."""
     before = builder.block
     head, inside, after = (builder.append_basic_block() for _ in range(3))
@@ -180,9 +181,9 @@ def _emit(builder, machine, packed, query, code, size):
     stride = BLOCK_BYTES * machine.blocks
     whole = builder.and_(size, ir.Constant(size.type, -stride))
     start = ir.Constant(size.type, 0)
-    start, sums = _loop(builder, start, whole, stride, sums, several)
+    start, sums = emit_loop(builder, start, whole, stride, sums, several)
     if machine.blocks > 1:
-        _, sums = _loop(
+        _, sums = emit_loop(
             builder, start, size, BLOCK_BYTES, sums, lambda at, carried: block(at, 0, carried)
         )
     return machine.total(builder, sums)

@@ -3,7 +3,10 @@
 import numpy as np
 
 from luma_lab.kernels import (
+    blocks,
     build,
+    cellscan,
+    cluster,
     codescan,
     codewalk,
     distance,
@@ -61,6 +64,7 @@ def warm_up():
     )  # fmt: skip
     scan.scan_batch(queries, vectors, no_rows, False, 0, WARM_ROWS, distance.L2, *answer[:2])
     _warm_codes(vectors, mean, codes, no_rows, rows, distances)
+    _warm_cells(vectors, mean, codes, no_mask, *answer)
 
 
 def _warm_graph(space):
@@ -115,6 +119,30 @@ def _warm_codes(vectors, mean, codes, no_rows, rows, distances):
     product.decode_parts(read_only(codes), bounds, centroids, np.empty_like(vectors))
     prepared = np.empty((1, product.TABLE_BYTES + product.CONSTANT_BYTES), np.uint8)
     product.prepare_tables(queries, bounds, centroids, distance.L2, prepared)
+
+
+def _warm_cells(vectors, mean, codes, no_mask, rows, distances, counts):
+    """Compile what finds and searches cells."""
+    cells, gaps = np.zeros(WARM_ROWS, np.int32), np.empty(WARM_ROWS, np.float32)
+    prepared = np.zeros(4 * BLOCK_BYTES, np.uint8)
+    lines = blocks.CONSTANT_LINES + blocks.LINES_AT_ONCE
+    lanes = read_only(np.zeros((1, lines, blocks.LANES), np.uint32))
+    cluster.assign_rows(
+        quantize.Q8, 4 * blocks.LINES_AT_ONCE, codes, BLOCK_BYTES, vectors, 0, 0, lanes, 1,
+        prepared, cells, gaps,
+    )  # fmt: skip
+    starts, order = np.empty(WARM_ROWS + 1, np.int64), np.empty(WARM_ROWS, np.int64)
+    cluster.group_rows(cells, starts, order)
+    centroids = np.zeros((WARM_ROWS, WARM_STRIDE), np.float32)
+    cluster.move_centroids(vectors, order, starts, 0, WARM_ROWS, centroids)
+    cluster.revive_centroids(vectors, order, starts, gaps, centroids)
+    one, none = read_only(np.ones(1, np.int64)), read_only(np.zeros(1, np.int64))
+    cellscan.search_cells(
+        quantize.Q8, BLOCK_BYTES, 2 * BLOCK_BYTES, mean, lanes, read_only(np.zeros(1, np.float32)),
+        none, one, read_only(np.zeros((1, 2), np.float32)),
+        read_only(np.zeros(blocks.LANES, np.int32)), lanes, vectors, vectors[:1], distance.L2,
+        no_mask, False, 1, 1, 1, 1, rows, distances, counts,
+    )  # fmt: skip
 
 
 def read_only(array):

@@ -172,8 +172,8 @@ print(now == before)
 EVERYTHING = """
 import numpy as np
 from luma_lab import kernels
-from luma_lab.kernels import build, codescan, codewalk, distance, graph, mend, product
-from luma_lab.kernels import quantize, reach, scan
+from luma_lab.kernels import build, cellscan, cluster, codescan, codewalk, distance, graph
+from luma_lab.kernels import mend, product, quantize, reach, scan
 of_each_space = {
     build.choose_edges, build.merge_back_edges, build.trim, reach.attach_unreached,
     mend.mend_edges,
@@ -186,12 +186,13 @@ entries = [
     quantize.prepare_queries, build.find_central_code, codewalk.search_codes,
     codewalk.scan_among, mend.mend_edges,
     mend.link_back, product.fit_part, product.encode_parts, product.decode_parts,
-    product.prepare_tables,
+    product.prepare_tables, cluster.assign_rows, cluster.group_rows, cluster.move_centroids,
+    cluster.revive_centroids, cellscan.search_cells,
 ]
 expected = [2 if entry in of_each_space else 1 for entry in entries]
 kernels.warm_up()
 warm = [len(entry.signatures) for entry in entries]
-from luma_lab.index import FlatIndex, VamanaIndex, exact_search
+from luma_lab.index import FlatIndex, IVFIndex, VamanaIndex, exact_search
 from luma_lab.index.pq import PQQuantizer
 from luma_lab.index.quantizer import Q4Quantizer, Q8Quantizer
 rng = np.random.default_rng(0)
@@ -209,6 +210,16 @@ for metric in ("cosine", "dot", "l2"):
             made.delete(np.arange(9))
             made.consolidate()
             made.add(vectors[:20])
+    for quantizer in (None, "q8", "q4"):
+        index = IVFIndex(20, metric, threads=2, quantizer=quantizer).build(vectors)
+        index.save(FOLDER + "cells")
+        for made in (index, IVFIndex.load(FOLDER + "cells")):
+            made.search(vectors[:3], threads=2)
+            made.delete(np.arange(9))
+            made.search(vectors[0], mask=np.arange(300) < 290)
+            made.consolidate()
+            made.add(vectors[:20])
+            made.search(vectors[0])
     FlatIndex(20, metric).build(vectors).search(vectors[:3], threads=2, mask=np.arange(300) < 9)
     exact_search(vectors.astype(np.float32), vectors, 5, metric, start=200, threads=2)
     for kind in (Q8Quantizer, Q4Quantizer, PQQuantizer):
