@@ -377,7 +377,10 @@ def search_cells(
                 doubts[i],
             )  # fmt: skip
             address = prepared[i].ctypes.data
-            holding = rank_cells(address, address + constants_at, centroids, bias, sizes, gaps)
+            length = np.float32(math.sqrt(doubts[i, 1]))
+            holding = rank_cells(
+                address, address + constants_at, centroids, length, bias, sizes, gaps
+            )
             cells[i] = min(columns, holding)
             nearest_cells(gaps, nlist, cells[i], ranked)
             for j in range(cells[i]):
@@ -404,7 +407,10 @@ def search_cells(
         for i in range(group):
             if tallies[i, PASSED] < enough and cells[i] == columns and columns < nlist:
                 address = prepared[i].ctypes.data
-                holding = rank_cells(address, address + constants_at, centroids, bias, sizes, gaps)
+                length = np.float32(math.sqrt(doubts[i, 1]))
+                holding = rank_cells(
+                    address, address + constants_at, centroids, length, bias, sizes, gaps
+                )
                 nearest_cells(gaps, nlist, holding, ranked)
                 sort_keys(ranked, holding)
                 for j in range(columns, holding):
