@@ -67,10 +67,10 @@ def q4_lanes(codes, dim):
 
 
 def even_constants(codes, dim):
-    """Return the constants of codes, uint8 (n, 16), with squared lengths that are right on average.
+    """Return the constants of codes, uint8 (n, 16), for L2 distances that are right on average.
 
-    Rounding by up to half a step adds step^2 / 12 a component: little, but more to coarse rows
-    than to fine ones.
+    Rounding by up to half a step makes a row seem further from what is near it, by step^2 / 12 a
+    component, and coarse rows more than fine ones. It is taken off their squared lengths.
     """
     constants = np.ascontiguousarray(codes[:, -ROW_CONSTANT_BYTES:]).view(np.float32)
     steps = constants[:, 0].astype(np.float64)
