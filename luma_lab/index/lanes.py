@@ -72,7 +72,7 @@ def even_constants(codes, dim):
     Rounding by up to half a step makes a row seem further from what is near it, by step^2 / 12 a
     component, and coarse rows more than fine ones. It is taken off their squared lengths.
     """
-    constants = np.ascontiguousarray(codes[:, -ROW_CONSTANT_BYTES:]).view(np.float32)
+    constants = codes[:, -ROW_CONSTANT_BYTES:].copy().view(np.float32)
     steps = constants[:, 0].astype(np.float64)
     constants[:, 2] = np.maximum(0.0, constants[:, 2] - dim * steps**2 / 12)
     return constants.view(np.uint8)
