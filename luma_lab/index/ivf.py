@@ -360,6 +360,7 @@ class IVFIndex(Directory):
         arrays = {
             "mean": cells.coarse.mean_,
             "centroids": cells.centroids,
+            "bias": cells.bias,
             "sizes": cells.sizes,
             "extremes": cells.extremes,
             "rows": cells.numbers[cells.held_slots()],
@@ -393,6 +394,7 @@ class IVFIndex(Directory):
         check("sizes", np.int64, (None,))
         rows, sizes = arrays["rows"], np.array(arrays["sizes"])
         check("centroids", np.float32, (len(sizes), index.dim))
+        check("bias", np.float32, (len(sizes),))
         check("extremes", np.float32, (len(sizes), 2))
         if ruler is not None:
             check("vectors", np.float32, (None, index.dim))
@@ -416,8 +418,8 @@ class IVFIndex(Directory):
         lines = line_count(index.dim, ruler)
         check("blocks", np.uint32, (int(blocks_for(sizes).sum()), lines, LANES))
         cells = assemble(
-            coarse, ruler, np.array(arrays["centroids"]), sizes, arrays["extremes"], rows,
-            arrays["blocks"], vectors, live,
+            coarse, ruler, np.array(arrays["centroids"]), np.array(arrays["bias"]), sizes,
+            arrays["extremes"], rows, arrays["blocks"], vectors, live,
         )  # fmt: skip
         index._adopt(cells, trained_rows)
         return index

@@ -105,6 +105,8 @@ def train_cells(vectors, metric, nlist, *, seed, threads, report):
     centroids : float32 array of shape (cells, dim)
         No cell is empty. Under "cosine" they are means of rows of length one.
     cells : int32 array of shape (n,)
+    gaps : float32 array of shape (n,)
+        Squared L2 distance of each vector to the centroid of its cell.
     quantizer : Q8Quantizer
         Fitted to the vectors.
     codes : uint8 array of shape (n, row_bytes)
@@ -114,7 +116,8 @@ def train_cells(vectors, metric, nlist, *, seed, threads, report):
     quantizer = Q8Quantizer(dim, metric).fit(vectors)
     codes = quantizer.encode(vectors, threads=threads)
     if nlist == 0:
-        return np.empty((0, dim), np.float32), np.empty(0, np.int32), quantizer, codes
+        nothing = np.empty(0, np.float32)
+        return nothing.reshape(0, dim), np.empty(0, np.int32), nothing, quantizer, codes
     order = np.random.default_rng(seed).permutation(len(vectors))[: nlist * SAMPLE_ROWS]
     sample = query_rows(np.ascontiguousarray(vectors[order]), metric, dim)
     # The sample is in random order, so its first rows are as good a guess as any.
@@ -138,8 +141,9 @@ def train_cells(vectors, metric, nlist, *, seed, threads, report):
         if done + 1 < ROUNDS:  # what is moved at last would find no mean any more
             revive_centroids(sample, places, starts, distances, centroids)
         report(TRAINING_SHARE * (done + 1) / ROUNDS)
-    cells, _ = everyone.assign(centroids)
+    cells, gaps = everyone.assign(centroids)
     sizes = np.bincount(cells, minlength=nlist)
     kept = sizes > 0
     numbers = (np.cumsum(kept) - 1).astype(np.int32)
-    return np.ascontiguousarray(centroids[kept]), numbers[cells], quantizer, codes
+    centroids = np.ascontiguousarray(centroids[kept])
+    return centroids, numbers[cells], np.maximum(gaps, 0), quantizer, codes

@@ -67,12 +67,12 @@ def q4_lanes(codes, dim):
 
 
 def even_constants(codes, dim):
-    """Return the constants of codes, uint8 (n, 16), with squared lengths that are right on average.
+    """Return the constants of codes, uint8 (n, 16), for L2 distances that are right on average.
 
-    Rounding by up to half a step adds step^2 / 12 a component: little, but more to coarse rows
-    than to fine ones.
+    Rounding by up to half a step makes a row seem further from what is near it, by step^2 / 12 a
+    component, and coarse rows more than fine ones. It is taken off their squared lengths.
     """
-    constants = np.ascontiguousarray(codes[:, -ROW_CONSTANT_BYTES:]).view(np.float32)
+    constants = codes[:, -ROW_CONSTANT_BYTES:].copy().view(np.float32)
     steps = constants[:, 0].astype(np.float64)
     constants[:, 2] = np.maximum(0.0, constants[:, 2] - dim * steps**2 / 12)
     return constants.view(np.uint8)

@@ -13,7 +13,7 @@ SAMPLE_STEP = 8  # of the cells, one is looked at to guess how near the nearest 
 
 
 @kernel
-def rank_cells(probe, constants, centroids, bias, sizes, distances):
+def rank_cells(probe, constants, centroids, length, bias, sizes, distances):
     """Write the distances of all cells from the query, inf for those without rows.
 
     Parameters
@@ -21,7 +21,7 @@ def rank_cells(probe, constants, centroids, bias, sizes, distances):
     centroids : uint32 array of shape (blocks, lines, LANES)
         Q8 codes.
     bias : float32 array of shape (nlist,)
-        Added to the distance of each.
+        Times the `length` of the query, it is added to the distance of each.
     distances : float32 array of shape (blocks * LANES,)
         Output.
 
@@ -38,7 +38,7 @@ def rank_cells(probe, constants, centroids, bias, sizes, distances):
         )  # fmt: skip
     count = 0
     for c in range(sizes.shape[0]):
-        distances[c] += bias[c]
+        distances[c] += length * bias[c]
         if sizes[c] == 0:
             distances[c] = INFINITE
         else:

@@ -66,7 +66,7 @@ def code_limit(metric, furthest, variance, constant):
     Rounding moves each component of row and query by up to half a step of its own grid, evenly:
     by a variance of step^2 / 12. What that does to an inner product with a vector z has the
     variance |z|^2 step^2 / 12; to a squared distance that of an inner product with twice the
-    difference. (What rounding adds to squared lengths is taken off them, see `index.lanes`.)
+    difference. (What it adds on average is taken off squared lengths, see `index.lanes`.)
     `CERTAINTY` standard deviations are allowed for, and what is lost in float32 where two long
     vectors are near each other: see `codewalk.code_doubt`, which this is the inverse of.
 
@@ -377,7 +377,10 @@ def search_cells(
                 doubts[i],
             )  # fmt: skip
             address = prepared[i].ctypes.data
-            holding = rank_cells(address, address + constants_at, centroids, bias, sizes, gaps)
+            length = np.float32(math.sqrt(doubts[i, 1]))
+            holding = rank_cells(
+                address, address + constants_at, centroids, length, bias, sizes, gaps
+            )
             cells[i] = min(columns, holding)
             nearest_cells(gaps, nlist, cells[i], ranked)
             for j in range(cells[i]):
@@ -404,7 +407,10 @@ def search_cells(
         for i in range(group):
             if tallies[i, PASSED] < enough and cells[i] == columns and columns < nlist:
                 address = prepared[i].ctypes.data
-                holding = rank_cells(address, address + constants_at, centroids, bias, sizes, gaps)
+                length = np.float32(math.sqrt(doubts[i, 1]))
+                holding = rank_cells(
+                    address, address + constants_at, centroids, length, bias, sizes, gaps
+                )
                 nearest_cells(gaps, nlist, holding, ranked)
                 sort_keys(ranked, holding)
                 for j in range(columns, holding):

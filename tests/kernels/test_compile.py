@@ -242,13 +242,17 @@ def test_warming_up_compiles_every_type_the_indexes_use(tmp_path):
 
 PLAIN = """
 import numpy as np
-from luma_lab.index import FlatIndex, VamanaIndex
+from luma_lab.index import FlatIndex, IVFIndex, VamanaIndex
 vectors = np.random.default_rng(3).integers(-9, 10, size=(150, 4))
 for metric in ("l2", "dot"):
     index = VamanaIndex(4, metric, max_degree=6, build_list_size=12).build(vectors)
     found = index.search(vectors[:20], k=5)
     exact = FlatIndex(4, metric).build(vectors).search(vectors[:20], k=5)
     print(index.fingerprint, found.rows.tolist(), found.stats.hops.tolist(), exact.rows.tolist())
+    for quantizer in ("q8", "q4", None):
+        index = IVFIndex(4, metric, quantizer=quantizer).build(vectors)
+        found = index.search(vectors[:20], k=5, nprobe=3)
+        print(index.cell_sizes_.tolist(), found.rows.tolist(), found.stats.comparisons.tolist())
 """
 
 
