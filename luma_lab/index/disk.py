@@ -111,7 +111,10 @@ class DiskIndex:
         StorageError, StoreFull
             The directory is left as it was.
         """
-        array = np.asarray(vectors)
+        try:
+            array = np.asarray(vectors)
+        except ValueError as error:
+            raise InvalidArgument(f"vectors are no array: {error}") from None
         if array.ndim != 2:
             raise InvalidArgument(f"vectors have shape {array.shape}: expected (n, dim)")
         asked = VamanaIndex(

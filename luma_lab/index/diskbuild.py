@@ -24,7 +24,7 @@ from luma_lab.kernels.graph import NO_NODE
 
 KIND, VERSION = "disk", 1
 KEPT_FILES = [
-    *(f"{stem}-????????.bin" for stem in ("codes", "nodes")),
+    *(f"{stem}-{'?' * 16}.bin" for stem in ("codes", "nodes")),
     *(f"{stem}-????????.npy" for stem in ("mean", "centroids")),
 ]
 LEFT_OVER = [
@@ -239,7 +239,7 @@ def write_copy(nodes_path, codes, quantizer, manifest, path, disk):
                     target.write(np.frombuffer(part, np.uint8))
                 files["nodes"] = target.finish()
             if files != manifest["files"]:
-                raise CorruptStore(f"{nodes_path}: does not match its checksum")
+                raise CorruptStore(f"{nodes_path}: does not match its digest")
             disk.sync_directory(path)
             kept = {name: manifest[name] for name in ("kind", "version", "parameters", "codes")}
             save_arrays(path, quantizer._arrays(), {**kept, "files": files}, disk)

@@ -1,7 +1,5 @@
 """Which codes a disk index keeps in memory: the finest that its budget allows."""
 
-import zlib
-
 import numpy as np
 
 from luma_lab.errors import CorruptStore, InvalidArgument
@@ -9,6 +7,7 @@ from luma_lab.files import CHUNK_BYTES
 from luma_lab.index.pq import PQQuantizer
 from luma_lab.index.quantizer import Q4Quantizer, Q8Quantizer
 from luma_lab.index.rows import aligned_empty, read_only
+from luma_lab.index.sectors import file_digest
 
 SAMPLE_ROWS = 16384
 KINDS = {"q8": Q8Quantizer, "q4": Q4Quantizer, "pq": PQQuantizer}
@@ -77,7 +76,7 @@ def read_codes(path, entry, rows, quantizer):
         size = path.stat().st_size
         if size != codes.nbytes or size != entry["bytes"]:
             raise CorruptStore(f"{path}: {size} bytes, expected {codes.nbytes}")
-        flat, checksum = memoryview(codes.reshape(-1)), 0
+        flat, digest = memoryview(codes.reshape(-1)), file_digest()
         with open(path, "rb", buffering=0) as stream:
             for start in range(0, size, CHUNK_BYTES):
                 part = flat[start : start + CHUNK_BYTES]
@@ -85,10 +84,10 @@ def read_codes(path, entry, rows, quantizer):
                     done = stream.readinto(part)
                     if not done:
                         raise CorruptStore(f"{path}: ends before its {size} bytes")
-                    checksum = zlib.crc32(part[:done], checksum)
+                    digest.update(part[:done])
                     part = part[done:]
     except FileNotFoundError:
         raise CorruptStore(f"{path}: missing") from None
-    if checksum != entry["crc32"]:
-        raise CorruptStore(f"{path}: does not match its checksum")
+    if digest.hexdigest() != entry["blake2b"]:
+        raise CorruptStore(f"{path}: does not match its digest")
     return read_only(codes)

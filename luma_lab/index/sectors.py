@@ -1,8 +1,8 @@
 """The files of a disk index: node records in sectors of 4 KiB, and what writes and reads them."""
 
+import hashlib
 import mmap
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +40,16 @@ def count_blocks(layout):
     return -(-layout.rows // layout.per_block)
 
 
+def file_digest():
+    """Return the hash that names a file and proves its bytes.
+
+    No CRC-32: node records carry their own, which makes that of the whole the same for all.
+    """
+    return hashlib.blake2b(digest_size=8)
+
+
 class StreamedFile:
-    """A file written front to back under a temporary name, which gets its checksum as its name.
+    """A file written front to back under a temporary name, which gets its digest as its name.
 
     As a context manager: what was not finished is gone at the end.
 
@@ -56,7 +64,7 @@ class StreamedFile:
         self._directory, self._stem, self._disk = Path(directory), stem, disk
         self.path = self._directory / f".{stem}.tmp"
         self.size = 0
-        self._checksum = 0
+        self._digest = file_digest()
         self._descriptor = disk.open(self.path)
         os.ftruncate(self._descriptor, 0)
 
@@ -74,7 +82,7 @@ class StreamedFile:
         if not array.size:
             return
         data = memoryview(array).cast("B")
-        self._checksum = zlib.crc32(data, self._checksum)
+        self._digest.update(data)
         for start in range(0, len(data), CHUNK_BYTES):
             part = data[start : start + CHUNK_BYTES]
             self._disk.write_at(self._descriptor, part, self.size)
@@ -93,11 +101,12 @@ class StreamedFile:
     def finish(self):
         """Make the file durable under its name; return what a manifest says of it."""
         self._disk.sync(self._descriptor)
-        name = f"{self._stem}-{self._checksum:08x}.bin"
+        digest = self._digest.hexdigest()
+        name = f"{self._stem}-{digest}.bin"
         self._disk.rename(self.path, self._directory / name)
         self._disk.close(self._descriptor)
         self._descriptor = None
-        return {"file": name, "bytes": self.size, "crc32": self._checksum}
+        return {"file": name, "bytes": self.size, "blake2b": digest}
 
 
 def write_nodes(file, layout, parts):

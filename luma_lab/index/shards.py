@@ -31,7 +31,7 @@ FULL = 0.9  # of their capacity that shards are filled to on average, so that fe
 SMALLEST = 256  # rows of a shard: below, graphs are not worth their cuts
 MOST_SHARDS = 4096
 BATCH_BYTES = 20  # of a batch, per edge: the edge, its target, a start and a source
-ROW_BYTES = 40  # of a row: insertion order, marks, queues
+ROW_BYTES = 48  # of a row: insertion order, queues, marks (a byte a thread, of which it takes 8)
 TOTAL_ROW_BYTES = 16  # of a row of the whole: its shards, and what `attach` holds
 PARTS_OF_BUDGET = 32  # a part of the rows, as float32, is this small against the budget
 
@@ -41,9 +41,9 @@ class Plan:
 
     Parameters
     ----------
-    rows, dim, max_degree, threads : int
+    rows, dim, max_degree : int
     budget : int
-        Bytes.
+        Bytes. Cuts depend on it and not on the number of threads, which must not change the graph.
     point_bytes : int
         Of a row as it is compared.
 
@@ -59,11 +59,11 @@ class Plan:
         The budget is too small.
     """
 
-    def __init__(self, rows, dim, max_degree, threads, budget, point_bytes):
+    def __init__(self, rows, dim, max_degree, budget, point_bytes):
         self.part_rows = max(16, budget // (PARTS_OF_BUDGET * 4 * dim))
         width = max(max_degree + 1, int(max_degree * SLACK))
         batch = BATCH_SHARE * max_degree * BATCH_BYTES
-        row_bytes = point_bytes + 4 * (width + max_degree) + batch + ROW_BYTES + threads
+        row_bytes = point_bytes + 4 * (width + max_degree) + batch + ROW_BYTES
         left = USED * budget - TOTAL_ROW_BYTES * rows
         self.capacity = int(left // row_bytes)
         if rows <= self.capacity:
@@ -110,9 +110,7 @@ class ShardedGraph:
         self._point_dtype = np.uint8 if self._is_coded else np.float32
         self._point_width = self._quantizer.row_bytes if self._is_coded else graph_stride(dim)
         point_bytes = self._point_width * np.dtype(self._point_dtype).itemsize
-        self.plan = Plan(
-            len(source), dim, parameters["max_degree"], parameters["threads"], budget, point_bytes
-        )
+        self.plan = Plan(len(source), dim, parameters["max_degree"], budget, point_bytes)
         self._centres = self._fit(measured(sample, metric))
         self._room = np.full(self.plan.shards, self.plan.capacity, np.int64)
         self._shards = np.full((2, len(source)), NO_SHARD, np.int16)
