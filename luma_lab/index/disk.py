@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from luma_lab.errors import CorruptStore, InvalidArgument, StoreClosed
+from luma_lab.errors import CorruptStore, InvalidArgument, NotSupported, StoreClosed
 from luma_lab.files import DISK, directory_bytes, load_arrays, read_manifest
 from luma_lab.index.cache import fill_cache, read_blocks
 from luma_lab.index.diskbuild import KIND, VERSION, build_directory, held_beside_codes, write_copy
@@ -64,6 +64,12 @@ class DiskIndex:
     """
 
     KIND = KIND
+    _opened = None
+
+    def __init__(self):
+        raise NotSupported(
+            "DiskIndex(): use DiskIndex.build(vectors, path) or DiskIndex.open(path)"
+        )
 
     @classmethod
     def build(
@@ -172,7 +178,7 @@ class DiskIndex:
             if array is None or array.dtype != dtype or array.shape != shape:
                 raise CorruptStore(f"{path}: array {name!r} is not {np.dtype(dtype)} {shape}")
 
-        index = cls()
+        index = object.__new__(cls)
         index.path, index.reader = path, reader
         try:
             index._restore(manifest, arrays, check, cache_bytes)

@@ -33,7 +33,7 @@ LEFT_OVER = [
 ]
 CODE_ROWS = 4096
 GRAPH_SHARE = 0.9  # of the progress shown; the rest is writing
-WALK_BYTES = 1 << 18  # of lists and buffers that one search takes, whatever the index
+WALK_BYTES = 1 << 19  # of lists and buffers that one search takes, whatever the index
 
 
 def build_directory(vectors, path, parameters, budget, report, disk):

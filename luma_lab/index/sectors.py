@@ -3,6 +3,7 @@
 import hashlib
 import mmap
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,8 @@ class NodeFile:
         Not 0 where a block was found sound since the file was opened.
     mapped : uint8 array
         The whole file; empty when `direct`.
+    close : callable
+        Closes the file; may be called twice, and is when nobody holds the object any more.
     """
 
     def __init__(self, path, layout, direct):
@@ -168,7 +171,9 @@ class NodeFile:
         try:
             found = path.stat().st_size
             if found == expected:
-                self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | direct * os.O_DIRECT)
+                flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
+                self.descriptor = os.open(path, flags)
+                self.close = weakref.finalize(self, os.close, self.descriptor)
                 if not direct and found:
                     self.mapped = read_only(np.memmap(path, np.uint8, "r"))
         except FileNotFoundError:
@@ -224,7 +229,3 @@ class NodeFile:
         first = block * sectors
         named = f"sector {first}" if sectors == 1 else f"sectors {first} to {first + sectors - 1}"
         return CorruptStore(f"{self.path}: {named} does not match its checksum or is no record")
-
-    def close(self):
-        """Close the file."""
-        os.close(self.descriptor)

@@ -68,7 +68,7 @@ class TestDiskIndex(IndexContract):
 
 class TestDiskIndexOfProductCodes(TestDiskIndex):
     # 1,500 rows of 20 components: neither 64 nor 32 bytes a row, but some parts.
-    budgets = {"search_memory_bytes": 320_000}
+    budgets = {"search_memory_bytes": 582_144}
 
 
 class TestDiskIndexBuiltInShards(TestDiskIndex):
@@ -101,7 +101,7 @@ def check_graph(index):
 
 @pytest.mark.parametrize(
     ("budget", "kind"),
-    [(None, "q8"), (10_000_000, "q8"), (470_000, "q4"), (420_000, "pq"), (390_000, "pq")],
+    [(None, "q8"), (10_000_000, "q8"), (732_000, "q4"), (682_000, "pq"), (652_000, "pq")],
 )
 def test_the_finest_codes_that_fit_the_budget_are_taken(budget, kind, tmp_path):
     vectors = clustered(2000, 96)
@@ -373,6 +373,11 @@ def test_what_is_no_disk_index_is_refused(tmp_path):
             DiskIndex.open(tmp_path / "odd")
 
 
+def test_calling_the_class_names_the_ways_to_an_index():
+    with pytest.raises(errors.NotSupported, match=r"DiskIndex\.build.*open"):
+        DiskIndex()
+
+
 def test_a_closed_index_says_so_and_closing_twice_is_fine(tmp_path):
     index = build(tmp_path / "x", clustered(50, 4))
     index.close()
@@ -411,7 +416,7 @@ def test_a_pickle_opens_the_directory_with_the_same_reader_and_cache(tmp_path):
 def test_warming_up_compiles_what_searches_call(tmp_path):
     warm_up()
     rows = clustered(900, 8)
-    for vectors, budget in ((rows, None), (rows.astype(np.int8), 290_000)):
+    for vectors, budget in ((rows, None), (rows.astype(np.int8), 552_000)):
         build(tmp_path / "x", vectors, search_memory_bytes=budget)
         for reader, cache_bytes in itertools.product(("mmap", "aio"), (0, 9999)):
             index = DiskIndex.open(tmp_path / "x", reader=reader, cache_bytes=cache_bytes)
