@@ -99,11 +99,11 @@ def under_way(done, count):
 
 
 @kernel
-def collect(queue, count, done):
-    """Wait until at least one of the first `count` reads has ended; return 0 or an errno."""
+def collect(queue, least, count, done):
+    """Wait until `least` of the first `count` reads under way have ended; return 0 or an errno."""
     while True:
         answer = call_function(
-            queue.syscall, queue.getevents, queue.context, 1, under_way(done, count),
+            queue.syscall, queue.getevents, queue.context, least, under_way(done, count),
             queue.events.ctypes.data, 0,
         )  # fmt: skip
         if answer < 0:
@@ -135,7 +135,7 @@ def submit_reads(queue, count, done):
         errno = np.int64(load_int32(queue.errno_at)) if answer < 0 else np.int64(AGAIN)
         # When something comes back there is room again.
         if errno == AGAIN and under_way(done, started) > 0:
-            errno = collect(queue, started, done)
+            errno = collect(queue, 1, started, done)
             if errno == 0:
                 continue
         if errno != INTERRUPTED:
@@ -144,10 +144,15 @@ def submit_reads(queue, count, done):
 
 
 @kernel
-def wait_for(queue, place, count, done):
-    """Wait until `place` of the first `count` requests is read; return 0 or an errno."""
-    while done[place] == WAITING:
-        errno = collect(queue, count, done)
+def wait_for_reads(queue, count, done):
+    """Wait until all of the first `count` requests are read; return 0 or an errno.
+
+    All at once: to be woken for each costs more than what could be done in between.
+    """
+    waiting = under_way(done, count)
+    while waiting > 0:
+        errno = collect(queue, waiting, count, done)
         if errno != 0:
             return errno
+        waiting = under_way(done, count)
     return 0

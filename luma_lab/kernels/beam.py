@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luma_lab.kernels.aio import Queue, request_read, submit_reads, wait_for
+from luma_lab.kernels.aio import Queue, request_read, submit_reads, wait_for_reads
 from luma_lab.kernels.codescan import code_distance, write_heap
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.graph import COMPARISONS, HOPS, PASS, READS, insert_key, next_epoch
@@ -175,13 +175,13 @@ def locate(store, scratch, count):
 
 @kernel
 def arrive(store, scratch, i, reads):
-    """Wait for the record of beam[i] and check its block; return (status, detail)."""
+    """Wait for the records of the beam; check the block of beam[i]; return (status, detail)."""
     layout = store.layout
     block = scratch.blocks[i]
     start = scratch.places[i] // layout.block_bytes * layout.block_bytes
     if scratch.queue.context != 0:
         place = start // layout.block_bytes
-        errno = wait_for(scratch.queue, place, reads, scratch.done)
+        errno = wait_for_reads(scratch.queue, reads, scratch.done)
         if errno != 0:
             return REFUSED, errno
         if scratch.done[place] < 0:
@@ -271,8 +271,7 @@ def walk_disk(
                 found = push_least(heap, found, pack_key(distance, node))
         if scratch.queue.context != 0:
             # None may be under way when the buffer is used again, or given up.
-            for j in range(fetched):
-                wait_for(scratch.queue, j, fetched, scratch.done)
+            wait_for_reads(scratch.queue, fetched, scratch.done)
     write_heap(heap, found, rows[i], distances[i])
     counts[i, HOPS] = hops
     counts[i, COMPARISONS] = comparisons
