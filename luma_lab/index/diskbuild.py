@@ -96,10 +96,10 @@ def build_directory(vectors, path, parameters, budget, report, disk):
                 "codes": describe(quantizer),
                 "files": files,
             }
+            report(1.0)  # the last chance to end the build
             save_arrays(path, quantizer._arrays(), manifest, disk)
         finally:
             drop_stale(path)
-    report(1.0)
 
 
 def held_beside_codes(layout):

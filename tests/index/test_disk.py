@@ -3,9 +3,11 @@
 import itertools
 import pickle
 import shutil
+import sys
 
 import numpy as np
 import pytest
+from children import child
 from index_contract import IndexContract, clustered, every_metric, recall, same_answers
 from numba.core import config
 
@@ -392,14 +394,18 @@ def test_progress_is_told_up_to_one_and_may_end_the_build(tmp_path):
     def refuse(fraction):
         raise errors.Cancelled("stopped")
 
-    for budget in (None, 500_000):
+    def refuse_late(fraction):
+        if fraction == 1.0:
+            raise errors.Cancelled("stopped")
+
+    for budget, no in itertools.product((None, 500_000), (refuse, refuse_late)):
         told = []
         index = build(tmp_path / "x", vectors, progress=told.append, build_memory_bytes=budget)
         assert told == sorted(told) and told[-1] == 1.0 and told[0] >= 0.0
         before = index.fingerprint
         for path in (tmp_path / "x", tmp_path / "fresh"):
             with pytest.raises(errors.Cancelled):
-                build(path, vectors + 1, progress=refuse, build_memory_bytes=budget)
+                build(path, vectors + 1, progress=no, build_memory_bytes=budget)
         assert not (tmp_path / "fresh").exists()
         assert DiskIndex.open(tmp_path / "x").fingerprint == before
         assert len(list((tmp_path / "x").iterdir())) == 4
@@ -425,3 +431,38 @@ def test_warming_up_compiles_what_searches_call(tmp_path):
     if not config.DISABLE_JIT:
         for kernel in (walk_disk, seal_blocks, is_sound, scan_records):
             assert len(kernel.signatures) == 1, kernel
+
+
+MEASURE = """
+import sys, threading, time
+import numpy as np
+from luma_lab.index import DiskIndex
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+def build(vectors, budget, threads=2):
+    DiskIndex.build(vectors, sys.argv[2], metric="l2", max_degree=16, build_list_size=20,
+                    build_memory_bytes=budget, threads=threads).close()
+vectors = np.load(sys.argv[1], mmap_mode="r")
+build(vectors[:3000], 2_000_000)
+before, peak, done = anonymous(), [0], threading.Event()
+def watch():
+    while not done.wait(0.002):
+        peak[0] = max(peak[0], anonymous())
+watcher = threading.Thread(target=watch)
+watcher.start()
+build(vectors, int(sys.argv[3]) or None)
+done.set()
+watcher.join()
+print(peak[0] - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+def test_a_build_stays_within_its_memory(tmp_path):
+    np.save(tmp_path / "vectors.npy", clustered(30_000, 128))
+    taken = []
+    for budget in (8_000_000, 0):
+        with child(MEASURE, tmp_path / "vectors.npy", tmp_path / "x", budget) as process:
+            taken.append(int(process.stdout.readline()))
+    assert taken[0] <= 8_000_000 < 15_360_000 < taken[1], "the vectors take 15,360,000 bytes"
