@@ -20,12 +20,12 @@ class Neighbors(NamedTuple):
     rows : int64 array of shape (n_queries, k), padded with -1
     distances : float32 array of shape (n_queries, k), ascending, padded with inf
         cosine: 1 - cos; dot: minus the inner product; l2: squared.
-    stats : SearchStats
+    stats : SearchStats, or DiskStats
     """
 
     rows: np.ndarray
     distances: np.ndarray
-    stats: "SearchStats"
+    stats: "SearchStats | DiskStats"
 
 
 class SearchStats(NamedTuple):
@@ -34,6 +34,16 @@ class SearchStats(NamedTuple):
     hops: np.ndarray
     comparisons: np.ndarray
     reads: np.ndarray
+
+
+class DiskStats(NamedTuple):
+    """Work done per query of an index on disk, each an int64 array of shape (n_queries,)."""
+
+    hops: np.ndarray
+    comparisons: np.ndarray
+    reads: np.ndarray
+    cache_hits: np.ndarray
+    microseconds: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from luma_lab.kernels import (
+    beam,
     blocks,
     build,
     cellscan,
@@ -15,8 +16,10 @@ from luma_lab.kernels import (
     product,
     quantize,
     reach,
+    record,
     scan,
 )
+from luma_lab.kernels.aio import EVENT_WORDS, REQUEST_WORDS, Queue
 from luma_lab.kernels.int8 import BLOCK_BYTES
 from luma_lab.kernels.space import FloatSpace, Q8Space
 
@@ -65,6 +68,7 @@ def warm_up():
     scan.scan_batch(queries, vectors, no_rows, False, 0, WARM_ROWS, distance.L2, *answer[:2])
     _warm_codes(vectors, mean, codes, no_rows, rows, distances)
     _warm_cells(vectors, mean, codes, no_mask, *answer)
+    _warm_disk(codes, queries, no_mask, rows, distances)
 
 
 def _warm_graph(space):
@@ -143,6 +147,41 @@ def _warm_cells(vectors, mean, codes, no_mask, rows, distances, counts):
         read_only(np.zeros(blocks.LANES, np.int32)), lanes, vectors, vectors[:1], distance.L2,
         no_mask, False, 1, 1, 1, 1, rows, distances, counts,
     )  # fmt: skip
+
+
+def _warm_disk(codes, queries, no_mask, rows, distances):
+    """Compile what writes and searches a disk index."""
+    size = 4096
+    layout = record.Layout(WARM_ROWS, WARM_STRIDE, record.FLOAT32, 1, 64, 72, WARM_ROWS, size)
+    sector = np.zeros((1, size), np.uint8)
+    record.seal_blocks(sector, 0)
+    data = read_only(sector.reshape(-1))
+    record.is_sound(data, 0, 0, layout)
+    queue = Queue(
+        0, 0, 0, 0, 0, 0, 0, np.empty((0, REQUEST_WORDS), np.int64), np.empty(0, np.int64),
+        np.empty((0, EVENT_WORDS), np.int64),
+    )  # fmt: skip
+    vector = np.empty(WARM_STRIDE, np.float32)
+    scratch = beam.Scratch(
+        np.zeros(WARM_ROWS, np.uint8), np.zeros(1, np.int32), np.empty(1, np.int32), vector,
+        *(np.empty(1, np.int64) for _ in range(4)), queue,
+    )  # fmt: skip
+    store = beam.Store(
+        layout, data, np.zeros(1, np.uint8), read_only(np.empty(0, np.int32)),
+        read_only(np.empty(0, np.uint8)),
+    )  # fmt: skip
+    probes = read_only(np.zeros((1, 4 * BLOCK_BYTES), np.uint8))
+    beam.walk_disk(
+        store, beam.Codes(codes, quantize.Q8, BLOCK_BYTES), scratch, probes, queries, 0, 0,
+        distance.L2, no_mask, False, np.empty(1, np.int64), 1, rows, distances,
+        np.zeros((1, beam.COUNTS), np.int64),
+    )  # fmt: skip
+    places, sizes = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    record.scan_records(
+        queries, data, places, places, layout, vector, distance.L2, np.empty((1, 1), np.int64),
+        sizes,
+    )  # fmt: skip
+    codescan.write_heap(np.empty(1, np.int64), 0, rows[0], distances[0])
 
 
 def read_only(array):

@@ -56,6 +56,8 @@ class IndexContract:
 
     recall_floor = 0.95
     least_memory_share = 1.0  # of the vectors' bytes; less where codes are all there is
+    reads_records = False  # from disk, while it searches
+    holds_vectors = True  # in memory
 
     def make(self, dim, metric="cosine", **parameters):
         raise NotImplementedError
@@ -79,7 +81,8 @@ class IndexContract:
         assert found.rows.dtype == np.int64 and found.distances.dtype == np.float32
         assert (np.diff(found.distances) >= 0).all()
         assert all(stat.shape == (7,) and stat.dtype == np.int64 for stat in found.stats)
-        assert (found.stats.comparisons > 0).all() and (found.stats.reads == 0).all()
+        assert (found.stats.comparisons > 0).all()
+        assert ((found.stats.reads > 0) == self.reads_records).all()
         single = index.search(vectors[3], k=5)
         assert single.rows.tolist() == found.rows[3:4].tolist()
         assert index.search(vectors[:0], k=5).rows.shape == (0, 5)
@@ -242,7 +245,10 @@ class IndexContract:
         assert loaded.fingerprint == index.fingerprint
         assert (len(loaded), loaded.dim, loaded.metric) == (1500, 20, metric)
         assert loaded.memory_bytes == index.memory_bytes
-        assert index.memory_bytes >= self.least_memory_share * vectors.nbytes
+        if self.holds_vectors:
+            assert index.memory_bytes >= self.least_memory_share * vectors.nbytes
+        else:
+            assert index.memory_bytes < vectors.nbytes
         assert loaded.disk_bytes == index.disk_bytes >= vectors.nbytes
         loaded.save(tmp_path / "again")
         assert type(index).load(tmp_path / "again").fingerprint == index.fingerprint
