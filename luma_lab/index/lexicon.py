@@ -61,8 +61,8 @@ class Lexicon:
         lengths : int64 array of shape (len(texts),)
             Tokens of each text that are no stop words.
         """
-        plain = [isinstance(text, str) for text in texts]
-        if all(plain):
+        plain = [isinstance(text, str) for text in texts] if set(map(type, texts)) - {str} else []
+        if not plain:
             tokens, ends = self.words.tokenize(texts)
             self._learn()
             tokens = self._without_stop_words(tokens)

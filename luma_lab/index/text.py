@@ -309,6 +309,8 @@ class TextIndex(TextDirectory):
             raise InvalidArgument(f"texts is a {type(texts).__name__}: expected a list of texts")
         texts = list(texts)
         if self._single:
+            if not set(map(type, texts)) - {str}:
+                return [texts]
             return [[_check_text(text, i) for i, text in enumerate(texts)]]
         columns = [[] for _ in self.fields]
         for i, document in enumerate(texts):

@@ -26,7 +26,8 @@ from luma_lab.kernels.tokens import (
 LEAST_SLOTS = 1 << 10
 LEAST_ARENA = 1 << 14
 # Of text tokenised at once: enough for the call not to count, small beside the postings.
-CHUNK_BYTES = 1 << 24
+CHUNK_LETTERS = 1 << 22
+GROUP_TEXTS = 128  # encoded at once if they are all ASCII
 NO_WORDS = read_only(np.empty(0, np.int32))
 
 
@@ -81,25 +82,20 @@ class Vocabulary:
         """
         if not texts:
             return np.empty(0, np.int32), np.empty(0, np.int64)
-        pieces, ends, chunk, size, before = [], [], [], 0, 0
-        for text in itertools.chain(texts, [None]):
-            if chunk and (text is None or size >= CHUNK_BYTES):
-                tokens, stops = self._tokenize_chunk(chunk)
-                pieces.append(tokens)
-                ends.append(stops + before)
-                before += len(tokens)
-                chunk, size = [], 0
-            if text is not None:
-                encoded = composed(text).encode("utf-8", "surrogatepass")
-                chunk.append(encoded)
-                size += len(encoded)
+        sizes = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+        steps = np.arange(CHUNK_LETTERS, sizes[-1], CHUNK_LETTERS)
+        cuts = np.unique([0, *np.searchsorted(sizes, steps, "right").tolist(), len(texts)])
+        pieces, ends, before = [], [], 0
+        for start, stop in itertools.pairwise(cuts.tolist()):
+            tokens, stops = self._tokenize_chunk(texts[start:stop])
+            pieces.append(tokens)
+            ends.append(stops + before)
+            before += len(tokens)
         return np.concatenate(pieces), np.concatenate(ends)
 
-    def _tokenize_chunk(self, encoded):
-        text = np.frombuffer(b"".join(encoded), np.uint8)
-        bounds = _bounds(encoded)
-        tokens = np.empty(len(text) // 2 + 1, np.int32)
-        ends = np.empty(len(encoded), np.int64)
+    def _tokenize_chunk(self, texts):
+        text, bounds = _encoded(texts)
+        tokens, ends = np.empty(len(text) // 2 + 1, np.int32), np.empty(len(texts), np.int64)
         word = np.empty(LONGEST_WORD_BYTES, np.uint8)
         fold, state = word_table(), self._state()
         while not tokenize(text, bounds, fold, *self._table, word, tokens, ends, state, True):
@@ -220,6 +216,24 @@ def one_edit_apart(word, other):
     """Return whether two words are equal or one edit apart, as :meth:`Vocabulary.near` counts."""
     a, b = (np.array([ord(letter) for letter in letters], np.int64) for letters in (word, other))
     return bool(abs(len(a) - len(b)) <= 1 and within_one(a, len(a), b, len(b)))
+
+
+def _encoded(texts):
+    """Return the UTF-8 of texts, as one uint8 array, and the bounds of each in it."""
+    pieces, sizes = [], []
+    for start in range(0, len(texts), GROUP_TEXTS):
+        group = texts[start : start + GROUP_TEXTS]
+        joined = "".join(group)
+        if joined.isascii():
+            pieces.append(joined.encode())
+            sizes += map(len, group)
+        else:
+            encoded = [composed(text).encode("utf-8", "surrogatepass") for text in group]
+            pieces += encoded
+            sizes += map(len, encoded)
+    bounds = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum(sizes, out=bounds[1:])
+    return np.frombuffer(b"".join(pieces), np.uint8), read_only(bounds)
 
 
 def _bounds(encoded):

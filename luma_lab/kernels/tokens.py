@@ -22,8 +22,10 @@ DOCUMENT, AT, TOKENS, WORDS, ARENA = 0, 1, 2, 3, 4
 STATE_SIZE = 5
 FULL = np.int64(-2)
 UNKNOWN = np.int64(-1)
-FNV_BASIS = np.int64(-3750763034362895579)
-FNV_PRIME = np.int64(1099511628211)
+# An odd factor, so that multiplying can be undone; its high bits stir the upper half.
+HASH_BASIS = np.int64(-3750763034362895579)
+HASH_FACTOR = np.int64(-7046029254386353131)
+TELLING_BYTES = 8  # up to so many, length and hash tell words apart
 ONE_BYTE, TWO_BYTES, THREE_BYTES = 0x80, 0x800, 0x10000
 
 
@@ -71,17 +73,23 @@ def encode(point, word, size):
 
 @kernel(inline=True)
 def hash_bytes(word, start, stop):
-    """Return the FNV-1a hash of word[start:stop]."""
-    value = FNV_BASIS
-    for i in range(start, stop):
-        value = (value ^ np.int64(word[i])) * FNV_PRIME
-    return value
+    """Return the hash of word[start:stop], taken eight bytes at a time.
+
+    Of words of one length up to eight bytes no two have the same: the last step, where all
+    their bytes are, can be undone.
+    """
+    value, pack = HASH_BASIS, np.int64(0)
+    for i in range(stop - start):
+        pack |= np.int64(word[start + i]) << ((i & 7) << 3)
+        if i & 7 == 7:
+            value, pack = (value ^ pack) * HASH_FACTOR, np.int64(0)
+    return (value ^ pack) * HASH_FACTOR
 
 
 @kernel(inline=True)
 def place_of(value, mask):
     """Return where in a table of mask + 1 slots to look for a hash first."""
-    return (value ^ (value >> 29)) & mask
+    return (value ^ (value >> 32)) & mask
 
 
 @kernel
@@ -97,6 +105,8 @@ def number_word(word, start, stop, value, slots, entries, arena, state, grow):
     while slots[place] != 0:
         number = np.int64(slots[place]) - 1
         if entries[number, HASH] == value and entries[number, LENGTH] == size:
+            if size <= TELLING_BYTES:
+                return number
             begin = entries[number, START]
             same = True
             for i in range(size):
@@ -150,23 +160,45 @@ def tokenize(text, bounds, fold, slots, entries, arena, word, tokens, ends, stat
     while document < ends.shape[0]:
         stop = bounds[document + 1]
         while at < stop:
-            point, width = decode(text, at, stop)
-            folded = np.int64(fold[point]) if point < points else np.int64(0)
-            if folded == 0 or folded & MARK:
+            lead = text[at]
+            if lead < ONE_BYTE:
+                if fold[lead] == 0:
+                    at += 1
+                    continue
+            else:
+                point, width = decode(text, at, stop)
+                if point >= points or fold[point] == 0 or fold[point] & MARK:
+                    at += width
+                    continue
+            begin, size = at, 0
+            value, pack = HASH_BASIS, np.int64(0)
+            while at < stop:
+                lead = text[at]
+                if lead < ONE_BYTE:
+                    folded = np.int64(fold[lead])
+                    if folded == 0:
+                        break
+                    at += 1
+                    if size + 4 <= LONGEST_WORD_BYTES:
+                        word[size] = folded
+                        pack |= folded << ((size & 7) << 3)
+                        if size & 7 == 7:
+                            value, pack = (value ^ pack) * HASH_FACTOR, np.int64(0)
+                        size += 1
+                    continue
+                point, width = decode(text, at, stop)
+                folded = np.int64(fold[point]) if point < points else np.int64(0)
+                if folded == 0:
+                    break
                 at += width
-                continue
-            begin, size, value = at, 0, FNV_BASIS
-            while folded != 0:
                 if size + 4 <= LONGEST_WORD_BYTES:
                     before = size
                     size = encode(folded & POINT_BITS, word, size)
                     for i in range(before, size):
-                        value = (value ^ np.int64(word[i])) * FNV_PRIME
-                at += width
-                if at >= stop:
-                    break
-                point, width = decode(text, at, stop)
-                folded = np.int64(fold[point]) if point < points else np.int64(0)
+                        pack |= np.int64(word[i]) << ((i & 7) << 3)
+                        if i & 7 == 7:
+                            value, pack = (value ^ pack) * HASH_FACTOR, np.int64(0)
+            value = (value ^ pack) * HASH_FACTOR
             number = number_word(word, 0, size, value, slots, entries, arena, state, grow)
             if number == FULL:
                 state[DOCUMENT], state[AT], state[TOKENS] = document, begin, count

@@ -82,12 +82,12 @@ def test_looking_up_adds_nothing():
 
 def test_equal_hashes_do_not_make_equal_words():
     words = Vocabulary()
-    words.number(["uno"])
+    words.number(["adelantado"])
     slots, entries, arena = words.table
-    word = np.frombuffer(b"dos", np.uint8)
+    word = np.frombuffer(b"retrasados", np.uint8)
     state = np.zeros(tokens.STATE_SIZE, np.int64)
     found = tokens.number_word(
-        word, 0, 3, entries[0, tokens.HASH], slots, entries, arena, state, False
+        word, 0, 10, entries[0, tokens.HASH], slots, entries, arena, state, False
     )
     assert found == tokens.UNKNOWN
 
