@@ -10,7 +10,7 @@ from luma_lab.index.rows import read_only
 from luma_lab.index.segment import Forms
 from luma_lab.index.vocabulary import Vocabulary
 
-NONE = read_only(np.empty(0, np.int32))
+ALONE = read_only(np.empty((0, 0), np.int32))
 
 
 class Lexicon:
@@ -24,25 +24,26 @@ class Lexicon:
     def __init__(self, analyzer):
         self.analyzer = analyzer
         self.words, self.stems, self.folded = Vocabulary(), Vocabulary(), Vocabulary()
-        self._stem_of, self._folded_of, self._stopped = NONE, NONE, read_only(np.empty(0, bool))
+        self._forms = self._query_forms = ALONE
+        self._stopped = np.empty(0, bool)
         self._analysed = 0
         self._analysing = threading.Lock()
 
     @property
     def forms(self):
-        """The `Forms` of all words met."""
-        return Forms(self._stem_of, self._folded_of, self.analyzer.form_count)
+        """The `Forms` of all words met, stop words like others."""
+        return Forms(self._forms, self.analyzer.form_count)
 
     @property
-    def stopped(self):
-        """Which words are stop words: a bool array, of shape (0,) when there are none."""
-        return self._stopped
+    def query_forms(self):
+        """The table of `forms` with -1 throughout for stop words."""
+        return self._query_forms
 
     @property
     def nbytes(self):
         """Bytes held."""
         tables = self.words.nbytes + self.stems.nbytes + self.folded.nbytes
-        return tables + self._stem_of.nbytes + self._folded_of.nbytes + self._stopped.nbytes
+        return tables + self._forms.nbytes + self._query_forms.nbytes + self._stopped.nbytes
 
     def read(self, texts):
         """Turn texts into word numbers, learning new words.
@@ -106,16 +107,24 @@ class Lexicon:
             if count == self._analysed or (analyzer.form_count == 1 and not analyzer.stop_words):
                 return
             new = self.words.words(self._analysed, count)
+            columns = [np.arange(self._analysed, count, dtype=np.int32)]
             if analyzer.form_count > 1:
                 stems = analyzer.stems(new)
-                self._stem_of = _longer(self._stem_of, self.stems.number(stems))
+                columns.append(self.stems.number(stems))
             if analyzer.form_count > 2:
-                folded = self.folded.number(analyzer.folded(stems))
-                self._folded_of = _longer(self._folded_of, folded)
-            if analyzer.stop_words:
-                stopped = np.array([word in analyzer.stop_words for word in new], bool)
-                self._stopped = _longer(self._stopped, stopped)
-            self._analysed = count
+                columns.append(self.folded.number(analyzer.folded(stems)))
+            more = np.stack(columns, axis=1)
+            self._keep(np.concatenate([self._forms, more]) if self._analysed else more, new)
+
+    def _keep(self, forms, new):
+        """Take over a longer table of forms, whose last words are `new`."""
+        if self.analyzer.stop_words:
+            stopped = np.array([word in self.analyzer.stop_words for word in new], bool)
+            self._stopped = np.concatenate([self._stopped, stopped])
+        self._query_forms = read_only(
+            np.where(self._stopped[:, None], np.int32(-1), forms) if len(self._stopped) else forms
+        )
+        self._forms, self._analysed = read_only(forms), len(forms)
 
     def term_numbers(self, forms):
         """Return the term number of each form of one word, -1 where no text has it."""
@@ -128,7 +137,7 @@ class Lexicon:
     def arrays(self):
         """Return the named arrays that make the lexicon."""
         self._learn()
-        made = {"stem_of": self._stem_of, "folded_of": self._folded_of}
+        made = {"forms": self._forms[:, 1:]}
         for name in ("words", "stems", "folded"):
             parts = getattr(self, name).arrays()
             made[f"{name}_bytes"], made[f"{name}_ends"] = parts["bytes"], parts["ends"]
@@ -150,26 +159,19 @@ class Lexicon:
                 setattr(made, name, table)
         except ValueError as error:
             raise InvalidArgument(f"{name}: {error}") from None
-        wanted = [("stem_of", made.stems), ("folded_of", made.folded)]
-        for place, (name, table) in enumerate(wanted):
-            numbers = np.array(arrays[name])
-            expected = len(made.words) if analyzer.form_count > place + 1 else 0
-            low, high = numbers.min(initial=0), numbers.max(initial=-1)
-            if numbers.shape != (expected,) or low < 0 or high >= len(table):
-                raise InvalidArgument(f"array {name!r} does not fit the words")
-            setattr(made, f"_{name}", read_only(numbers.astype(np.int32)))
-        if analyzer.stop_words:
-            made._stopped = read_only(
-                np.array([word in analyzer.stop_words for word in made.words.words()], bool)
-            )
-        made._analysed = len(made.words)
+        if analyzer.form_count == 1 and not analyzer.stop_words:
+            return made
+        count, others = len(made.words), np.asarray(arrays["forms"])
+        sizes = [len(made.stems), len(made.folded)][: analyzer.form_count - 1]
+        if others.dtype != np.int32 or others.shape != (count, len(sizes)):
+            raise InvalidArgument(f"array 'forms' is {others.dtype} {others.shape}")
+        if count and (others.min(initial=0) < 0 or (others.max(axis=0) >= sizes).any()):
+            raise InvalidArgument("array 'forms' names stems that are not there")
+        forms = np.concatenate([np.arange(count, dtype=np.int32)[:, None], others], axis=1)
+        made._keep(forms, made.words.words())
         return made
 
 
 def make_lexicon(language, stop_words):
     """Return an empty `Lexicon` of a language."""
     return Lexicon(Analyzer(language, stop_words))
-
-
-def _longer(array, more):
-    return read_only(np.concatenate([array, more]))

@@ -30,11 +30,11 @@ MANY_COUNTS = np.iinfo(np.uint16).max
 class Forms(NamedTuple):
     """What the words of a vocabulary are found by beside themselves.
 
-    stems, folded : int32 arrays over word numbers; of shape (0,) where there are none
+    table : int32 array of shape (n_words, count)
+        Term number of each form, exact first; of shape (0, 0) when there is no other form.
     """
 
-    stems: np.ndarray
-    folded: np.ndarray
+    table: np.ndarray
     count: int
 
 
@@ -135,7 +135,7 @@ def _plan(terms, forms):
     """Return which forms of `terms` (ascending word numbers) need lists of their own."""
     plan = _Plan([terms], [np.arange(len(terms), dtype=np.int64)], [terms])
     holders, total = terms, len(terms)
-    for names in (forms.stems, forms.folded)[: forms.count - 1]:
+    for names in forms.table.T[1:]:
         ids, group, sizes = np.unique(names[holders], return_inverse=True, return_counts=True)
         member = np.empty(len(ids), np.int64)
         member[group] = np.arange(len(holders))
@@ -188,7 +188,7 @@ def _invert(tokens, ends, forms, with_places):
         fill_places(tokens, ends, np.cumsum(place_sizes) - place_sizes, places)
         place_sizes = place_sizes[present]
     for form in range(1, forms.count):
-        names, made = (forms.stems, forms.folded)[form - 1], plan.made[form]
+        names, made = forms.table[:, form], plan.made[form]
         spot = np.searchsorted(made, names[terms])
         wanted = spot < len(made)
         wanted[wanted] = made[spot[wanted]] == names[terms[wanted]]

@@ -83,6 +83,13 @@ class View:
             alive = np.count_nonzero(self.live[segment.first_row : segment.stop_row])
             self.whole.append(int(alive) == segment.posted_rows)
         self._floors = None if model.idf_kind == bm25.OKAPI else self._no_floors()
+        self.statistics = None  # made by the index, which knows the weights
+        self.widest = max((segment.total_rows for segment in self.segments), default=0)
+        # What kernels take of each segment, one behind the other.
+        self.kernel_arrays = [
+            (s.keys, s.lists, s.starts, s.rows, *b[1:], self.rows_of(s, self.live))
+            for s, b in zip(self.segments, self.baked, strict=True)
+        ]
 
     def _no_floors(self):
         return np.zeros(len(self.averages) * self.n_forms)

@@ -9,6 +9,7 @@ import numpy as np
 from luma_lab.errors import IndexNotBuilt, InvalidArgument, UnknownName
 from luma_lab.index.analyzer import cut_words
 from luma_lab.index.highlight import highlighted
+from luma_lab.index.letters import word_table
 from luma_lab.index.lexicon import make_lexicon
 from luma_lab.index.protocol import check_integer, check_k, check_mask
 from luma_lab.index.rows import read_only
@@ -20,8 +21,6 @@ from luma_lab.index.textquery import MUST_NOT, SHOULD, WORD, Clause, has_syntax,
 from luma_lab.kernels import bm25
 
 MOST_QUERY_WORDS = 4096
-FEW_WORDS = 64  # of a query whose repeated words need not be joined first
-ONCE = read_only(np.ones(FEW_WORDS))
 WAYS = {
     "auto": bm25.AUTO,
     "touched": bm25.TOUCHED,
@@ -203,16 +202,20 @@ class TextIndex(TextDirectory):
         if mask is not None:
             allowed = view.live & check_mask(mask, view.total_rows)
         heap = np.empty(min(k, max(1, view.total_rows)), np.int64)
+        scores = np.empty(len(heap), np.float32)
         sums = self._take_sums(view)
         try:
             if isinstance(query, str) and syntax and has_syntax(query):
                 marks = view.live if allowed is None else allowed
                 size, constant = evaluate(view, self._clauses(view, query), marks, heap, sums)
-                return _unpacked(heap, size, constant)
-            asked = self._ask(query)
-            return self._best(view, asked, allowed, WAYS[way], heap, sums)
+                bm25.unpack(heap, size, constant, scores)
+            elif len(view.segments) == 1:
+                size = self._answer(view, query, allowed, WAYS[way], sums, heap, scores)
+            else:
+                size = self._gather(view, query, allowed, WAYS[way], sums, heap, scores)
         finally:
             self._sums.append(sums)
+        return TextHits(heap[:size], scores[:size])
 
     def search_many(self, queries, k=10, *, mask=None, syntax=True):
         """Search each of a list of queries; return a list of `TextHits`."""
@@ -329,78 +332,88 @@ class TextIndex(TextDirectory):
     def _block(self, columns):
         return [self._lexicon.read(column) for column in columns]
 
-    def _ask(self, query):
-        lexicon, n_fields = self._lexicon, len(self.fields)
-        n_forms = len(self._form_weights)
+    def _answer(self, view, query, allowed, way, sums, heap, scores):
+        """Answer a plain query from a view of one segment; return how many rows are found."""
+        segment, whole, arrays = view.segments[0], view.whole[0], view.kernel_arrays[0]
+        marks = arrays[-1] if allowed is None else read_only(allowed)
+        common = (
+            self._statistics(view), len(self._form_weights), view.live_count, self.model.idf_kind,
+        )  # fmt: skip
+        more = (
+            self.model.absent, way, *arrays, whole, marks, whole and allowed is None,
+            segment.first_row, segment.total_rows, sums, heap, scores,
+        )  # fmt: skip
+        if isinstance(query, str) and query:
+            words = self._lexicon.words
+            text = np.frombuffer(words.encoded(query), np.uint8)
+            size = bm25.answer_text(
+                text, word_table(), *words.table, self._lexicon.query_forms, *common, *more
+            )
+            if size >= 0:
+                return size
+        keys, times, statistics = self._ask(view, query)
+        return bm25.answer(
+            keys, times, view.live_count, self.model.idf_kind, statistics,
+            len(self._form_weights), *more,
+        )  # fmt: skip
+
+    def _gather(self, view, query, allowed, way, sums, heap, scores):
+        """Answer a plain query from any view; return how many rows are found."""
+        model, n_forms = self.model, len(self._form_weights)
+        keys, times, statistics = self._ask(view, query)
+        df, lists = np.zeros(len(keys), np.int64), []
+        weights = np.empty(len(keys), np.float64)
+        for segment, whole, arrays in zip(
+            view.segments, view.whole, view.kernel_arrays, strict=True
+        ):
+            found = np.empty(len(keys), np.int64)
+            bm25.find_lists(keys, segment.keys, segment.lists, found)
+            bm25.add_sizes(found, segment.starts, segment.rows, arrays[-1], whole, df)
+            lists.append(found)
+        total = bm25.weigh(df, times, view.live_count, model.idf_kind, statistics, n_forms, weights)
+        size, chosen = 0, np.empty(len(keys), np.int64)
+        chosen_weights = np.empty(len(keys), np.float32)
+        for segment, whole, arrays, found in zip(
+            view.segments, view.whole, view.kernel_arrays, lists, strict=True
+        ):
+            count, postings = bm25.gather(
+                found, df, weights, n_forms, segment.starts, chosen, chosen_weights
+            )
+            marks = arrays[-1] if allowed is None else view.rows_of(segment, allowed)
+            size = bm25.sum_lists(
+                way, chosen[:count], chosen_weights[:count], postings, *arrays[2:-1], marks,
+                whole and allowed is None, segment.first_row, segment.total_rows, sums, heap, size,
+            )  # fmt: skip
+        bm25.unpack(heap, size, model.absent * total, scores)
+        return size
+
+    def _ask(self, view, query):
+        """Return (keys of words, fields and forms, how often each word, statistics)."""
+        lexicon, n_forms = self._lexicon, len(self._form_weights)
         if isinstance(query, str):
-            words, unknown = lexicon.words.look_up(query)
-            if len(words) <= FEW_WORDS and (unknown == 0 or n_forms == 1):
-                keys = np.empty(len(words) * n_fields * n_forms, np.int64)
-                forms = lexicon.forms
-                bm25.ask(words, forms.stems, forms.folded, lexicon.stopped, n_fields, n_forms, keys)
-                return _Asked(keys, ONCE[: len(words)], self._form_weights)
             times = Counter(word for word, _, _ in cut_words(query))
             _check_many(times)
             found = [lexicon.term_numbers(lexicon.analyzer.forms(word)) for word in times]
-            weights = self._form_weights
+            statistics = self._statistics(view)
         else:
             times = Counter(_check_tokens(query))
             _check_many(times)
             found = [lexicon.term_numbers((token,)) for token in times]
-            weights = self._exact_only
+            statistics = self._statistics(view).copy()
+            statistics[:n_forms] = self._exact_only
         keys = [
             int(bm25.term_key(field, form, numbers[form] if form < len(numbers) else -1))
             for numbers in found
-            for field in range(n_fields)
+            for field in range(len(self.fields))
             for form in range(n_forms)
         ]
-        return _Asked(np.array(keys, np.int64), np.array([*times.values()], float), weights)
+        return np.array(keys, np.int64), np.array([*times.values()], float), statistics
 
-    def _best(self, view, asked, allowed, way, heap, sums):
-        model, arrays = view.model, []
-        out_rows, out_scores = np.empty(len(heap), np.int64), np.empty(len(heap), np.float32)
-        if len(view.segments) == 1:
-            segment, baked, whole = view.segments[0], view.baked[0], view.whole[0]
-            live = read_only(view.live)
-            marks = live if allowed is None else read_only(allowed)
-            size = bm25.answer(
-                asked.keys, asked.times, view.live_count, model.idf_kind, view.floors,
-                asked.form_weights, self._field_weights, model.absent, way, segment.keys,
-                segment.lists, segment.starts, segment.rows, baked.parts, baked.window_slots,
-                baked.window_starts, baked.window_tops, live, whole, marks,
-                whole and allowed is None, segment.first_row, segment.total_rows, sums, heap,
-                out_rows, out_scores,
-            )  # fmt: skip
-            return TextHits(out_rows[:size], out_scores[:size])
-        df = np.zeros(len(asked.keys), np.int64)
-        for segment, whole in zip(view.segments, view.whole, strict=True):
-            found = np.empty(len(asked.keys), np.int64)
-            bm25.find_lists(asked.keys, segment.keys, segment.lists, found)
-            live = view.rows_of(segment, view.live)
-            bm25.add_sizes(found, segment.starts, segment.rows, live, whole, df)
-            arrays.append(found)
-        weights = np.empty(len(asked.keys), np.float64)
-        total = bm25.weigh(
-            df, asked.times, view.live_count, model.idf_kind, view.floors, asked.form_weights,
-            self._field_weights, weights,
-        )  # fmt: skip
-        size, chosen = 0, np.empty(len(asked.keys), np.int64)
-        chosen_weights = np.empty(len(asked.keys), np.float32)
-        for place, segment in enumerate(view.segments):
-            count, postings = bm25.gather(
-                arrays[place], df, weights, len(asked.form_weights), segment.starts, chosen,
-                chosen_weights,
-            )  # fmt: skip
-            baked, whole = view.baked[place], view.whole[place]
-            marks = view.rows_of(segment, view.live if allowed is None else allowed)
-            size = bm25.sum_lists(
-                way, chosen[:count], chosen_weights[:count], postings, segment.starts,
-                segment.rows, baked.parts, baked.window_slots, baked.window_starts,
-                baked.window_tops, marks, whole and allowed is None, segment.first_row,
-                segment.total_rows, sums, heap, size,
-            )  # fmt: skip
-        bm25.unpack(heap, size, model.absent * total, out_rows, out_scores)
-        return TextHits(out_rows[:size], out_scores[:size])
+    def _statistics(self, view):
+        """Return what `kernels.bm25.weigh` calls so, of a view."""
+        if view.statistics is None:
+            view.statistics = np.concatenate([self._form_weights, self._field_weights, view.floors])
+        return view.statistics
 
     def _clauses(self, view, query, syntax=True):
         """Return a query as (sign, terms) pairs."""
@@ -416,18 +429,11 @@ class TextIndex(TextDirectory):
 
     def _take_sums(self, view):
         """Return a zero float32 array for the widest segment."""
-        wanted = max((segment.total_rows for segment in view.segments), default=0)
         try:
             sums = self._sums.pop()
         except IndexError:
-            sums = np.zeros(wanted, np.float32)
-        return sums if len(sums) >= wanted else np.zeros(wanted, np.float32)
-
-
-def _unpacked(heap, size, constant):
-    rows, scores = np.empty(size, np.int64), np.empty(size, np.float32)
-    bm25.unpack(heap, size, constant, rows, scores)
-    return TextHits(rows, scores)
+            sums = np.zeros(view.widest, np.float32)
+        return sums if len(sums) >= view.widest else np.zeros(view.widest, np.float32)
 
 
 def _norm(model, length, average):

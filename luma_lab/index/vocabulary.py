@@ -95,7 +95,8 @@ class Vocabulary:
 
     def _tokenize_chunk(self, texts):
         text, bounds = _encoded(texts)
-        tokens, ends = np.empty(len(text) // 2 + 1, np.int32), np.empty(len(texts), np.int64)
+        most = (len(text) + len(texts)) // 2
+        tokens, ends = np.empty(most, np.int32), np.empty(len(texts), np.int64)
         word = np.empty(LONGEST_WORD_BYTES, np.uint8)
         fold, state = word_table(), self._state()
         while not tokenize(text, bounds, fold, *self._table, word, tokens, ends, state, True):
@@ -103,9 +104,14 @@ class Vocabulary:
         self._keep(state)
         return tokens[: state[TOKENS]].copy(), ends
 
+    @staticmethod
+    def encoded(text):
+        """Return the bytes in which a text's words are looked up."""
+        return composed(text).encode("utf-8", "surrogatepass")
+
     def look_up(self, text):
         """Return (word numbers of a text, how many are -1 because they are not here)."""
-        encoded = composed(text).encode("utf-8", "surrogatepass")
+        encoded = self.encoded(text)
         if not encoded:
             return NO_WORDS, 0
         tokens = np.empty(len(encoded) // 2 + 1, np.int32)

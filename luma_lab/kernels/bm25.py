@@ -14,12 +14,14 @@ import numpy as np
 
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.postings import WINDOW, list_windows
+from luma_lab.kernels.tokens import look_up
 from luma_lab.kernels.topk import key_distance, key_row, pack_key, push_least, sort_heap
 
 LUCENE, ROBERTSON, ATIRE, PLUS, LONG, OKAPI = 0, 1, 2, 3, 4, 5
 AUTO, TOUCHED, WINDOWED, EXHAUSTIVE = 0, 1, 2, 3
 # Below so many rows looking at all of them costs less than any choice.
 FEW_ROWS = 16384
+FEW_WORDS = 64  # of a query whose repeated words need not be joined first
 # Postings summed below this share of the rows: then most rows are never touched.
 TOUCHED_SHARE = 8
 BLOCK = 128
@@ -38,30 +40,24 @@ def term_key(field, form, term):
 
 
 @kernel
-def ask(words, stems, folded, stopped, n_fields, n_forms, asked):
+def ask(words, forms, n_fields, n_forms, asked):
     """Write the keys of words' forms, (word, field, form) in order.
 
     Parameters
     ----------
     words : int32 array
         Numbers of exact forms; negative ones are in no list.
-    stems, folded : int32 arrays
-        Stem and folded form of each word number; shape (0,) where the language has none.
-    stopped : bool array
-        Words left out; shape (0,) for none.
+    forms : int32 array of shape (n_words, n_forms)
+        Term number of each form of each word, -1 for stop words; of shape (0, 0) when the only
+        form of a word is itself.
     """
-    at = 0
+    at, itself = 0, forms.shape[0] == 0
     for word in words:
-        left_out = word < 0 or (stopped.shape[0] > 0 and stopped[word])
         for field in range(n_fields):
             for form in range(n_forms):
-                term = np.int64(-1)
-                if not left_out:
-                    term = np.int64(word)
-                    if form == 1:
-                        term = np.int64(stems[word])
-                    elif form == 2:
-                        term = np.int64(folded[word])
+                term = word
+                if word >= 0 and not itself:
+                    term = forms[word, form]
                 asked[at] = term_key(field, form, term)
                 at += 1
 
@@ -115,7 +111,7 @@ def idf(kind, documents, df, floor):
 
 
 @kernel
-def weigh(df, times, documents, kind, floors, form_weights, field_weights, weights):
+def weigh(df, times, documents, kind, statistics, n_forms, weights):
     """Write the weight of each asked list; return the sum of all.
 
     A form that no live document holds hands its share to the next weaker one.
@@ -125,22 +121,25 @@ def weigh(df, times, documents, kind, floors, form_weights, field_weights, weigh
     df : int64 array of shape (n_words * n_fields * n_forms,)
     times : float64 array of shape (n_words,)
         How often the query says each word.
-    floors : float64 array of shape (n_fields * n_forms,)
-    form_weights, field_weights : float64 arrays of shape (n_forms,), (n_fields,)
+    statistics : float64 array
+        Form weights, field weights, and what an okapi idf below 0 becomes in each field and
+        form, one behind the other.
     weights : float64 array, shaped as `df`
     """
     at, total = 0, 0.0
+    n_fields = (statistics.shape[0] - n_forms) // (1 + n_forms)
+    field_weights, floors = statistics[n_forms:], statistics[n_forms + n_fields :]
     for word in range(times.shape[0]):
-        for field in range(field_weights.shape[0]):
+        for field in range(n_fields):
             carried = 0.0
-            for form in range(form_weights.shape[0]):
-                share = form_weights[form] + carried
+            for form in range(n_forms):
+                share = statistics[form] + carried
                 weights[at] = 0.0
                 if df[at] == 0:
                     carried = share
                 else:
                     carried = 0.0
-                    floor = floors[field * form_weights.shape[0] + form]
+                    floor = floors[field * n_forms + form]
                     value = idf(kind, np.float64(documents), np.float64(df[at]), floor)
                     weights[at] = times[word] * share * field_weights[field] * value
                 total += weights[at]
@@ -227,8 +226,19 @@ def sum_lists(
 
 @kernel(inline=True)
 def _add_postings(rows, parts, begin, stop, weight, shift, sums):
-    for i in range(begin, stop):
-        sums[rows[i] - shift] += weight * parts[i]
+    # Slices and unsigned places spare the check for places counted from the end.
+    own_rows, own_parts = rows[begin:stop], parts[begin:stop]
+    for i in range(own_rows.shape[0]):
+        sums[np.uint32(own_rows[i] - shift)] += weight * own_parts[i]
+
+
+@kernel(inline=True)
+def _top_bits(bits):
+    """Return the greatest of some int32s, and at least 0."""
+    top = np.int32(0)
+    for i in range(bits.shape[0]):
+        top = max(top, bits[i])
+    return top
 
 
 @kernel
@@ -239,8 +249,9 @@ def _sum_touched(
         _add_postings(rows, parts, starts[chosen[j]], starts[chosen[j] + 1], weights[j], 0, sums)
     least = _least_kept(heap, size)
     for j in range(chosen.shape[0]):
-        for i in range(starts[chosen[j]], starts[chosen[j] + 1]):
-            row = rows[i]
+        own_rows = rows[starts[chosen[j]] : starts[chosen[j] + 1]]
+        for i in range(own_rows.shape[0]):
+            row = np.uint32(own_rows[i])
             score = sums[row]
             if score > 0:
                 sums[row] = 0
@@ -285,9 +296,7 @@ def _push_sums(sums, count, shift, allowed, all_allowed, first_row, heap, size):
     least = _least_kept(heap, size)
     for block in range(0, count, BLOCK):
         stop = min(block + BLOCK, count)
-        top = np.int32(0)
-        for i in range(block, stop):
-            top = max(top, bits[i])
+        top = _top_bits(bits[block:stop])
         if top == 0:
             continue
         if np.int32(top).view(np.float32) >= least:
@@ -297,8 +306,7 @@ def _push_sums(sums, count, shift, allowed, all_allowed, first_row, heap, size):
                     key = pack_key(-score, first_row + shift + i)
                     size = push_least(heap, size, key)
                     least = _least_kept(heap, size)
-        for i in range(block, stop):
-            sums[i] = 0
+        sums[block:stop] = 0
     return size
 
 
@@ -346,36 +354,33 @@ def _sum_windowed(
             )
             rest -= tops[j, window]
             if place_in + 1 < n_lists and rest < least:
-                bits, top = sums.view(np.int32), np.int32(0)
-                for i in range(count):
-                    top = max(top, bits[i])
+                top = _top_bits(sums.view(np.int32)[:count])
                 if (np.int32(top).view(np.float32) + rest) * SLACK < least:
                     dropped = True
                     break
         if dropped:
-            for i in range(count):
-                sums[i] = 0
+            sums[:count] = 0
         else:
             size = _push_sums(sums, count, shift, allowed, all_allowed, first_row, heap, size)
     return size
 
 
 @kernel
-def unpack(heap, size, constant, out_rows, out_scores):
-    """Write the heap's rows and scores, best first, `constant` added to scores."""
+def unpack(heap, size, constant, out_scores):
+    """Turn the keys of a heap into rows, best first; write their scores, `constant` added."""
     sort_heap(heap, size)
     for i in range(size):
-        out_rows[i] = key_row(heap[i])
         out_scores[i] = np.float32(constant - key_distance(heap[i]))
+        heap[i] = key_row(heap[i])
 
 
 @kernel
 def answer(
-    asked, times, documents, kind, floors, form_weights, field_weights, absent, way, keys, lists,
-    starts, rows, parts, window_slots, window_starts, window_tops, live, whole, allowed,
-    all_allowed, first_row, total_rows, sums, heap, out_rows, out_scores,
+    asked, times, documents, kind, statistics, n_forms, absent, way, keys, lists, starts, rows,
+    parts, window_slots, window_starts, window_tops, live, whole, allowed, all_allowed,
+    first_row, total_rows, sums, heap, out_scores,
 ):  # fmt: skip
-    """Answer a query on an index of one segment; return how many rows were written.
+    """Answer a query on an index of one segment; return how many rows are in `heap`.
 
     `absent` is the part of a term a document does not hold; the other arguments are those of
     `find_lists`, `add_sizes`, `weigh`, `sum_lists` and `unpack`.
@@ -384,14 +389,45 @@ def answer(
     weights = np.empty(asked.shape[0], np.float64)
     find_lists(asked, keys, lists, found)
     add_sizes(found, starts, rows, live, whole, df)
-    total = weigh(df, times, documents, kind, floors, form_weights, field_weights, weights)
-    chosen, chosen_weights = found.copy(), np.empty(asked.shape[0], np.float32)
-    count, postings = gather(
-        found, df, weights, form_weights.shape[0], starts, chosen, chosen_weights
-    )
+    total = weigh(df, times, documents, kind, statistics, n_forms, weights)
+    chosen, chosen_weights = np.empty_like(found), np.empty(asked.shape[0], np.float32)
+    count, postings = gather(found, df, weights, n_forms, starts, chosen, chosen_weights)
     size = sum_lists(
         way, chosen[:count], chosen_weights[:count], postings, starts, rows, parts, window_slots,
         window_starts, window_tops, allowed, all_allowed, first_row, total_rows, sums, heap, 0,
     )  # fmt: skip
-    unpack(heap, size, absent * total, out_rows, out_scores)
+    unpack(heap, size, absent * total, out_scores)
     return size
+
+
+@kernel
+def answer_text(
+    text, fold, slots, entries, arena, forms, statistics, n_forms, documents, kind, absent, way,
+    keys, lists, starts, rows, parts, window_slots, window_starts, window_tops, live, whole,
+    allowed, all_allowed, first_row, total_rows, sums, heap, out_scores,
+):  # fmt: skip
+    """Answer the words of a text on an index of one segment, as :func:`answer` does.
+
+    Returns how many rows were written into `heap`, or -1 when the words need a slower look:
+    there are more than `FEW_WORDS`, or the forms of a new word are not known.
+
+    Parameters
+    ----------
+    forms : int32 array of shape (n_words, n_forms)
+        Term number of each form of each word, -1 for stop words; of shape (0, 0) when the only
+        form of a word is itself.
+    statistics : float64 array
+        Form weights, field weights and floors, one behind the other.
+    """
+    tokens = np.empty((text.shape[0] >> 1) + 1, np.int32)
+    count, unknown = look_up(text, fold, slots, entries, arena, tokens)
+    if count > FEW_WORDS or (unknown > 0 and n_forms > 1):
+        return -1
+    n_fields = (statistics.shape[0] - n_forms) // (1 + n_forms)
+    asked = np.empty(count * n_fields * n_forms, np.int64)
+    ask(tokens[:count], forms, n_fields, n_forms, asked)
+    return answer(
+        asked, np.ones(count), documents, kind, statistics, n_forms, absent, way, keys, lists,
+        starts, rows, parts, window_slots, window_starts, window_tops, live, whole, allowed,
+        all_allowed, first_row, total_rows, sums, heap, out_scores,
+    )  # fmt: skip

@@ -150,7 +150,7 @@ def tokenize(text, bounds, fold, slots, entries, arena, word, tokens, ends, stat
         Scratch.
     tokens : int32 array
         Receives word numbers in order, `UNKNOWN` for words not in the table without `grow`;
-        needs room for half the bytes and one.
+        needs room for half of bytes and documents together, the most there can be.
     ends : int64 array of shape (n,)
         Receives, per document, the tokens up to its end.
     state : int64 array of shape (STATE_SIZE,)
