@@ -28,6 +28,9 @@ SNOWBALL = {
 KEPT_LETTERS = {"es": "ñ"}
 # How much of a word's score its forms carry. What is not in the index hands its share on.
 FORM_WEIGHTS = {1: (1.0,), 2: (0.4, 0.6), 3: (0.4, 0.57, 0.03)}
+# Endings of plurals whose singulars look like verbs, and of verbs that look like them.
+VERB_LIKE_PLURALS = ("ades", "ares", "eres")
+VERB_ENDINGS = ("ieres", "ueres")  # quieres, mueres
 # Short words Snowball leaves alone whose last s is no plural's.
 NO_PLURALS = frozenset({"dios", "pues", "tres", "seis", "adiós", "ellos", "ellas"})
 
@@ -88,6 +91,8 @@ class Analyzer:
                 _spanish_singular(word, stem, stemmer) if word.endswith("s") else stem
                 for word, stem in zip(words, found, strict=True)
             ]
+            # luz, luces: what Snowball leaves of the plural is luc.
+            found = [stem[:-1] + "c" if stem.endswith("z") else stem for stem in found]
         return [without_accents(stem, self._keep) for stem in found]
 
     def folded(self, stems):
@@ -190,12 +195,12 @@ def _spanish_singular(word, stem, stemmer):
     """Return the stem of the singular, where Snowball leaves a plural apart from it.
 
     Its rules need two syllables before an ending, so that ``años`` keeps its s and ``año`` its
-    o; and they do not know that ``luces`` is the plural of ``luz``.
+    o; and they take ``ciudad``, ``mujer`` and ``lugar`` for verbs, but not their plurals.
     """
     if len(word) < 4 or word in NO_PLURALS:
         return stem
-    if word.endswith("ces"):
-        return stemmer.stemWord(word[:-3] + "z")
-    if stem.endswith("s") and len(stem) == len(word) and word[-2] in "aeoáéó":
+    if word.endswith(VERB_LIKE_PLURALS) and not word.endswith(VERB_ENDINGS) and len(word) > 5:
+        return stemmer.stemWord(word[:-2])
+    if stem.endswith("s") and len(stem) == len(word) and word[-2] in "aeo":
         return stemmer.stemWord(word[:-1])
     return stem

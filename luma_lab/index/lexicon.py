@@ -24,7 +24,9 @@ class Lexicon:
     def __init__(self, analyzer):
         self.analyzer = analyzer
         self.words, self.stems, self.folded = Vocabulary(), Vocabulary(), Vocabulary()
-        self._forms = self._query_forms = ALONE
+        width = analyzer.form_count
+        none = read_only(np.empty((0, width), np.int32)) if width > 1 else ALONE
+        self._forms = self._query_forms = none
         self._stopped = np.empty(0, bool)
         self._analysed = 0
         self._analysing = threading.Lock()

@@ -13,21 +13,20 @@ from luma_lab.index.letters import word_table
 from luma_lab.index.lexicon import make_lexicon
 from luma_lab.index.protocol import check_integer, check_k, check_mask
 from luma_lab.index.rows import read_only
-from luma_lab.index.scoring import Explanation, Model, TermScore, check_number
+from luma_lab.index.scoring import Explanation, Model, TermScore
 from luma_lab.index.shelf import Shelf
 from luma_lab.index.terms import Terms, evaluate, weigh_terms
 from luma_lab.index.textfiles import TextDirectory
 from luma_lab.index.textquery import MUST_NOT, SHOULD, WORD, Clause, has_syntax, parse
+from luma_lab.index.texts import as_columns, check_fields, check_many, check_tokens
 from luma_lab.kernels import bm25
 
-MOST_QUERY_WORDS = 4096
 WAYS = {
     "auto": bm25.AUTO,
     "touched": bm25.TOUCHED,
     "windowed": bm25.WINDOWED,
     "exhaustive": bm25.EXHAUSTIVE,
 }
-ONLY_FIELD = "text"
 
 
 class TextHits(NamedTuple):
@@ -92,7 +91,7 @@ class TextIndex(TextDirectory):
         stop_words=False, positions=False,
     ):  # fmt: skip
         self.model = Model(variant, k1, b, delta)
-        self.fields = _check_fields(fields)
+        self.fields = check_fields(fields)
         if not isinstance(positions, bool):
             raise InvalidArgument(f"positions={positions!r}: expected True or False")
         self.positions = positions
@@ -127,7 +126,7 @@ class TextIndex(TextDirectory):
         InvalidArgument, UnknownName
             The index is left as it was.
         """
-        columns = self._columns(texts)
+        columns = as_columns(texts, None if self._single else self.fields)
         self._shelf.replace([self._block(columns)])
         self._built, self._disk_bytes = True, 0
         return self
@@ -140,7 +139,7 @@ class TextIndex(TextDirectory):
         InvalidArgument, UnknownName
             The index is left as it was.
         """
-        columns = self._columns(texts)
+        columns = as_columns(texts, None if self._single else self.fields)
         count = len(columns[0])
         first = self._shelf.add(self._block(columns))
         self._built = True
@@ -306,29 +305,6 @@ class TextIndex(TextDirectory):
         if not self._built:
             raise IndexNotBuilt("TextIndex holds no texts yet: call build, add or load first")
 
-    def _columns(self, texts):
-        """Return, per field, the list of its texts or token lists."""
-        if isinstance(texts, str | bytes | dict) or not hasattr(texts, "__iter__"):
-            raise InvalidArgument(f"texts is a {type(texts).__name__}: expected a list of texts")
-        texts = list(texts)
-        if self._single:
-            if not set(map(type, texts)) - {str}:
-                return [texts]
-            return [[_check_text(text, i) for i, text in enumerate(texts)]]
-        columns = [[] for _ in self.fields]
-        for i, document in enumerate(texts):
-            if not isinstance(document, dict):
-                raise InvalidArgument(
-                    f"text {i} is a {type(document).__name__}: expected a dict of fields "
-                    f"{list(self.fields)}"
-                )
-            for name in document:
-                if name not in self.fields:
-                    raise UnknownName("field", name, self.fields)
-            for name, column in zip(self.fields, columns, strict=True):
-                column.append(_check_text(document.get(name, ""), i))
-        return columns
-
     def _block(self, columns):
         return [self._lexicon.read(column) for column in columns]
 
@@ -392,12 +368,12 @@ class TextIndex(TextDirectory):
         lexicon, n_forms = self._lexicon, len(self._form_weights)
         if isinstance(query, str):
             times = Counter(word for word, _, _ in cut_words(query))
-            _check_many(times)
+            check_many(times)
             found = [lexicon.term_numbers(lexicon.analyzer.forms(word)) for word in times]
             statistics = self._statistics(view)
         else:
-            times = Counter(_check_tokens(query))
-            _check_many(times)
+            times = Counter(check_tokens(query))
+            check_many(times)
             found = [lexicon.term_numbers((token,)) for token in times]
             statistics = self._statistics(view).copy()
             statistics[:n_forms] = self._exact_only
@@ -419,12 +395,12 @@ class TextIndex(TextDirectory):
         """Return a query as (sign, terms) pairs."""
         finder = Terms(view, self._lexicon, self.fields.values(), self.positions)
         if not isinstance(query, str):
-            times = Counter(_check_tokens(query))
-            _check_many(times)
+            times = Counter(check_tokens(query))
+            check_many(times)
             return [(SHOULD, terms) for terms in finder.of_tokens(list(times.elements()))]
         plain = not (syntax and has_syntax(query))
         clauses = [Clause(WORD, query, SHOULD)] if plain else parse(query)
-        _check_many({word for clause in clauses for word, _, _ in cut_words(clause.text)})
+        check_many({word for clause in clauses for word, _, _ in cut_words(clause.text)})
         return [(clause.sign, terms) for clause in clauses for terms in finder.of_clause(clause)]
 
     def _take_sums(self, view):
@@ -444,42 +420,3 @@ def _count_in(rows_and_counts, row):
     rows, counts = rows_and_counts
     place = int(np.searchsorted(rows, row))
     return int(counts[place]) if place < len(rows) and rows[place] == row else 0
-
-
-def _check_fields(fields):
-    if fields is None:
-        return {ONLY_FIELD: 1.0}
-    if not isinstance(fields, dict) or not fields:
-        raise InvalidArgument(f"fields={fields!r}: expected a dict of names and weights")
-    for name in fields:
-        if not isinstance(name, str) or not name:
-            raise InvalidArgument(f"field name {name!r}: expected a string")
-    return {name: check_number(f"weight of field {name!r}", w) for name, w in fields.items()}
-
-
-def _check_text(text, place):
-    if isinstance(text, str):
-        return text
-    if not isinstance(text, list | tuple):
-        raise InvalidArgument(
-            f"text {place} is a {type(text).__name__}: expected a string or a list of tokens"
-        )
-    return _check_tokens(text, f"text {place}")
-
-
-def _check_tokens(tokens, what="query"):
-    if not isinstance(tokens, list | tuple):
-        raise InvalidArgument(
-            f"{what} is a {type(tokens).__name__}: expected a string or a list of tokens"
-        )
-    for token in tokens:
-        if not isinstance(token, str):
-            raise InvalidArgument(f"{what} holds {token!r}: expected tokens that are strings")
-    return tokens
-
-
-def _check_many(words):
-    if len(words) > MOST_QUERY_WORDS:
-        raise InvalidArgument(
-            f"query holds {len(words)} distinct words: expected at most {MOST_QUERY_WORDS}"
-        )

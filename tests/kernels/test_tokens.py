@@ -1,5 +1,6 @@
 """Words cut, lower-cased and numbered, against Python's own strings."""
 
+import itertools
 import unicodedata
 
 import numpy as np
@@ -25,9 +26,7 @@ def spelled(texts):
     words = Vocabulary()
     numbers, ends = words.tokenize(texts)
     names, begins = words.words(), [0, *ends.tolist()]
-    return [
-        [names[n] for n in numbers[a:b]] for a, b in zip(begins, begins[1:], strict=False)
-    ]
+    return [[names[n] for n in numbers[a:b]] for a, b in itertools.pairwise(begins)]
 
 
 @given(st.lists(TEXTS, max_size=5))
