@@ -9,11 +9,15 @@ from luma_lab.files import directory_bytes, load_arrays, read_manifest, save_arr
 from luma_lab.index.lexicon import Lexicon
 from luma_lab.index.rows import read_only
 from luma_lab.index.segment import Segment
+from luma_lab.kernels.bm25 import FORM_BITS, KEY_BITS
 
 VERSION = 1
 SEGMENT_ARRAYS = {
     "keys": np.int64, "lists": np.int32, "starts": np.int64, "rows": np.int32, "counts": None,
     "field_ends": np.int64, "lengths": np.int32, "place_starts": np.int64, "places": np.int32,
+}  # fmt: skip
+PARAMETERS = {
+    "language", "variant", "k1", "b", "delta", "fields", "stop_words", "positions",
 }  # fmt: skip
 COUNT_TYPES = (np.uint16, np.int32)
 
@@ -95,6 +99,8 @@ class TextDirectory:
     @classmethod
     def _restored(cls, manifest, arrays):
         given = dict(manifest["parameters"])
+        if set(given) != PARAMETERS:
+            raise ValueError(f"parameters {sorted(given)}, expected {sorted(PARAMETERS)}")
         fields = given.pop("fields")
         index = cls(**given, fields=None if fields is None else dict(fields))
         index._lexicon = Lexicon.of_arrays(index._lexicon.analyzer, arrays)
@@ -108,6 +114,7 @@ class TextDirectory:
             parts = [arrays[f"s{place}_{name}"] for name in SEGMENT_ARRAYS]
             segment = Segment(first_row, posted_rows, *map(read_only, parts))
             _check_segment(segment, first, len(index.fields))
+            _check_terms(segment, index._lexicon)
             segments.append(segment)
             first = segment.stop_row
         if first != total:
@@ -158,3 +165,19 @@ def _check_segment(segment, first_row, n_fields):
     )
     if wrong:
         raise ValueError(f"the arrays of the segment at row {first_row} do not fit each other")
+
+
+def _check_terms(segment, lexicon):
+    """Raise ValueError unless a segment's terms are the lexicon's and their places are there."""
+    terms = segment.keys & ((1 << KEY_BITS) - 1)
+    forms = (segment.keys >> KEY_BITS) & ((1 << FORM_BITS) - 1)
+    for form, table in enumerate((lexicon.words, lexicon.stems, lexicon.folded)):
+        if terms[forms == form].max(initial=-1) >= len(table):
+            raise ValueError(f"the segment at row {segment.first_row} has terms of other words")
+    if len(segment.place_starts):
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(segment.counts, dtype=np.int64)])
+        exact = segment.lists[forms == 0]
+        tokens = before[segment.starts[exact + 1]] - before[segment.starts[exact]]
+        begins = segment.place_starts[exact]
+        if begins.min(initial=0) < 0 or (begins + tokens > len(segment.places)).any():
+            raise ValueError(f"the segment at row {segment.first_row} has places missing")
