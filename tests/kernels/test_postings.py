@@ -121,7 +121,9 @@ def test_all_ways_to_sum_find_what_a_dense_sum_finds():
         for way in (bm25.TOUCHED, bm25.WINDOWED, bm25.EXHAUSTIVE):
             heap, scores = np.empty(7, np.int64), np.empty(7, np.float32)
             size = bm25.sum_lists(
-                way, np.arange(len(sizes)), weights, int(starts[-1]), *map(read_only, (starts, rows, parts, slots, begins, tops, allowed)), False, 0, total_rows, sums, heap, 0,
+                way, np.arange(len(sizes)), weights, int(starts[-1]), 
+                *map(read_only, (starts, rows, parts, slots, begins, tops, allowed)), False,
+                0, total_rows, sums, heap, 0,
             )  # fmt: skip
             bm25.unpack(heap, size, 0.0, scores)
             np.testing.assert_allclose(scores[:size], best[best > 0][:7], rtol=1e-5)
@@ -133,11 +135,13 @@ def test_all_ways_to_sum_find_what_a_dense_sum_finds():
 def test_a_sum_of_nothing_still_counts_as_found():
     starts, rows = np.array([0, 2, 3]), np.array([1, 3, 3], np.int32)
     parts = np.array([1, 1, 1], np.float32)
+    none = np.full(2, -1, np.int32), np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)
+    arrays = (starts, rows, parts, *none, np.ones(5, bool))
     for weights in ([0, 0], [1, -1], [-2, 0]):
         heap, scores, sums = np.empty(4, np.int64), np.empty(4, np.float32), np.zeros(5, np.float32)
         size = bm25.sum_lists(
             bm25.AUTO, np.arange(2), np.array(weights, np.float32), 3,
-            *map(read_only, (starts, rows, parts, np.full(2, -1, np.int32), np.empty((0, 0), np.int64), np.empty((0, 0), np.float32), np.ones(5, bool))),
+            *map(read_only, arrays),
             True, 0, 5, sums, heap, 0,
         )  # fmt: skip
         bm25.unpack(heap, size, 0.0, scores)
