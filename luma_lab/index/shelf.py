@@ -83,7 +83,8 @@ class View:
             alive = np.count_nonzero(self.live[segment.first_row : segment.stop_row])
             self.whole.append(int(alive) == segment.posted_rows)
         self._floors = None if model.idf_kind == bm25.OKAPI else self._no_floors()
-        self.statistics = None  # made by the index, which knows the weights
+        # Kept here by the index, which knows the weights.
+        self.statistics = self.fixed = self.only_range = None
         self.widest = max((segment.total_rows for segment in self.segments), default=0)
         # What kernels take of each segment, one behind the other.
         self.kernel_arrays = [

@@ -310,28 +310,33 @@ class TextIndex(TextDirectory):
 
     def _answer(self, view, query, allowed, way, sums, heap, scores):
         """Answer a plain query from a view of one segment; return how many rows are found."""
-        segment, whole, arrays = view.segments[0], view.whole[0], view.kernel_arrays[0]
-        marks = arrays[-1] if allowed is None else read_only(allowed)
-        common = (
-            self._statistics(view), len(self._form_weights), view.live_count, self.model.idf_kind,
-        )  # fmt: skip
-        more = (
-            self.model.absent, way, *arrays, whole, marks, whole and allowed is None,
-            segment.first_row, segment.total_rows, sums, heap, scores,
-        )  # fmt: skip
+        whole, live = view.whole[0], view.kernel_arrays[0][-1]
+        marks = live if allowed is None else read_only(allowed)
+        if view.fixed is None:
+            self._fix(view)
+        rest = marks, whole and allowed is None, *view.only_range, sums, heap, scores
+        fixed, arrays = view.fixed
         if isinstance(query, str) and query:
             words = self._lexicon.words
             text = np.frombuffer(words.encoded(query), np.uint8)
+            forms = self._lexicon.query_forms
             size = bm25.answer_text(
-                text, word_table(), *words.table, self._lexicon.query_forms, *common, *more
+                text, word_table(), *words.table, forms, *fixed, way, *arrays, *rest
             )
             if size >= 0:
                 return size
         keys, times, statistics = self._ask(view, query)
+        _, n_forms, documents, kind, absent = fixed
         return bm25.answer(
-            keys, times, view.live_count, self.model.idf_kind, statistics,
-            len(self._form_weights), *more,
-        )  # fmt: skip
+            keys, times, documents, kind, statistics, n_forms, absent, way, *arrays, *rest
+        )
+
+    def _fix(self, view):
+        """Keep with a view of one segment what kernels take of it at every query."""
+        numbers = view.live_count, self.model.idf_kind, self.model.absent
+        view.only_range = view.segments[0].first_row, view.segments[0].total_rows
+        arrays = (*view.kernel_arrays[0], view.whole[0])
+        view.fixed = (self._statistics(view), len(self._form_weights), *numbers), arrays
 
     def _gather(self, view, query, allowed, way, sums, heap, scores):
         """Answer a plain query from any view; return how many rows are found."""
