@@ -59,7 +59,9 @@ def test_scores_are_those_of_rank_bm25(variant, corpus, query, parameters):
     assume(any(corpus))
     k1, b, delta = parameters
     extra = {} if variant == "okapi" else {"delta": delta}
-    other = RANK[variant](corpus, k1=k1, b=b, **extra).get_scores(query)
+    with np.errstate(invalid="ignore"):
+        other = RANK[variant](corpus, k1=k1, b=b, **extra).get_scores(query)
+    assume(np.isfinite(other).all())  # it divides 0 by 0 for empty documents when b is 1
     index = TextIndex("none", variant, k1, b, delta).build(corpus)
     check_found(index, query, corpus, other, 1e-5)
     for row in range(len(corpus)):
