@@ -118,6 +118,40 @@ class Segment(NamedTuple):
         return Baked(tuple(averages), parts, *map(read_only, (window_slots, starts, tops)))
 
 
+class ListByList:
+    """A segment baked only where queries look, for while average lengths keep changing.
+
+    Threads may bake one list at the same time: they write the same numbers.
+    """
+
+    def __init__(self, segment, averages, model):
+        self._segment, self._model = segment, model
+        self._norms = [
+            model.norms(lengths, average)
+            for lengths, average in zip(segment.lengths, averages, strict=True)
+        ]
+        self._parts = np.empty(len(segment.rows), np.float32)
+        self._done = np.zeros(len(segment.starts) - 1, bool)
+        self.postings_done = 0
+        nowhere = np.full(len(self._done), -1, np.int32)
+        none = np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)
+        arrays = map(read_only, (self._parts, nowhere, *none))
+        self.baked = Baked(tuple(averages), *arrays)
+
+    def bake(self, lists):
+        """Bake these lists, unless they are."""
+        segment, model = self._segment, self._model
+        for item in lists[~self._done[lists]].tolist():
+            start, stop = int(segment.starts[item]), int(segment.starts[item + 1])
+            field = int(np.searchsorted(segment.field_ends, item, "right"))
+            bake_parts(
+                segment.rows, segment.counts, start, stop, self._norms[field], model.kind,
+                model.k1, model.delta, self._parts,
+            )  # fmt: skip
+            self._done[item] = True
+            self.postings_done += stop - start
+
+
 def term_keys(field, form, terms):
     """Return the int64 keys of an array of terms."""
     return ((np.int64(field) << FORM_BITS | form) << KEY_BITS) | np.asarray(terms, np.int64)

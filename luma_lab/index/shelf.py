@@ -14,13 +14,15 @@ import numpy as np
 from luma_lab.errors import InvalidArgument
 from luma_lab.index.rows import read_only
 from luma_lab.index.scoring import EPSILON
-from luma_lab.index.segment import build_segment, merge_segments
+from luma_lab.index.segment import ListByList, build_segment, merge_segments
 from luma_lab.kernels import bm25
 from luma_lab.kernels.bm25 import FORM_BITS, KEY_BITS
 from luma_lab.kernels.postings import count_kept
 
 BUFFER_TOKENS = 1 << 17
 BUFFER_ROWS = 1 << 12
+# Of a segment that is baked whole when average lengths change, and not as queries need it.
+FEW_POSTINGS = 1 << 14
 MERGE_RATIO = 2  # a segment not so many times the next one's size is merged with it
 BUILD_TOKENS = 1 << 25  # of a segment that a build makes at once
 
@@ -69,28 +71,56 @@ class View:
         self.live_count, self.total_rows = contents.live_count, len(contents.live)
         self.averages = [total / max(1, self.live_count) for total in contents.totals]
         self.model, self.n_forms = model, n_forms
-        old = (
-            {id(s): b for s, b in zip(previous.segments, previous.baked, strict=True)}
-            if previous
-            else {}
-        )
+        old = previous.by_segment() if previous else {}
+        self._partial = []
         self.baked, self.whole = [], []
         for segment in self.segments:
-            baked = old.get(id(segment))
-            if baked is None or baked.averages != tuple(self.averages):
-                baked = segment.bake(self.averages, model)
+            baked, partial = old.get(id(segment), (None, None))
+            if baked is None or (
+                baked.averages != tuple(self.averages) and len(segment.rows) <= FEW_POSTINGS
+            ):
+                baked, partial = segment.bake(self.averages, model), None
+            elif baked.averages != tuple(self.averages):
+                partial = ListByList(segment, self.averages, model)
+                baked = partial.baked
             self.baked.append(baked)
+            self._partial.append(partial)
             alive = np.count_nonzero(self.live[segment.first_row : segment.stop_row])
             self.whole.append(int(alive) == segment.posted_rows)
         self._floors = None if model.idf_kind == bm25.OKAPI else self._no_floors()
         # Kept here by the index, which knows the weights.
         self.statistics = self.fixed = self.only_range = None
         self.widest = max((segment.total_rows for segment in self.segments), default=0)
-        # What kernels take of each segment, one behind the other.
-        self.kernel_arrays = [
-            (s.keys, s.lists, s.starts, s.rows, *b[1:], self.rows_of(s, self.live))
-            for s, b in zip(self.segments, self.baked, strict=True)
-        ]
+        self.kernel_arrays = [self._arrays_of(place) for place in range(len(self.segments))]
+
+    def by_segment(self):
+        """Return (baked, what is still baked list by list) of each segment, by its identity."""
+        places = zip(self.segments, self.baked, self._partial, strict=True)
+        return {id(segment): (baked, partial) for segment, baked, partial in places}
+
+    @property
+    def complete(self):
+        """Whether every list is baked, so that kernels need no preparing."""
+        return not any(self._partial)
+
+    def prepare(self, place, lists):
+        """Have these lists of a segment baked; all of them, once the most part was needed."""
+        partial, segment = self._partial[place], self.segments[place]
+        if partial is None:
+            return
+        if partial.postings_done * 2 > len(segment.rows):
+            self.baked[place] = segment.bake(self.averages, self.model)
+            self.kernel_arrays[place] = self._arrays_of(place)
+            self._partial[place] = None
+        else:
+            partial.bake(lists)
+
+    def _arrays_of(self, place):
+        """Return what kernels take of a segment, one behind the other."""
+        segment = self.segments[place]
+        live = self.rows_of(segment, self.live)
+        names = segment.keys, segment.lists, segment.starts, segment.rows
+        return (*names, *self.baked[place][1:], live)
 
     def _no_floors(self):
         return np.zeros(len(self.averages) * self.n_forms)

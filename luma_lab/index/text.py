@@ -208,7 +208,7 @@ class TextIndex(TextDirectory):
                 marks = view.live if allowed is None else allowed
                 size, constant = evaluate(view, self._clauses(view, query), marks, heap, sums)
                 bm25.unpack(heap, size, constant, scores)
-            elif len(view.segments) == 1:
+            elif len(view.segments) == 1 and view.complete:
                 size = self._answer(view, query, allowed, WAYS[way], sums, heap, scores)
             else:
                 size = self._gather(view, query, allowed, WAYS[way], sums, heap, scores)
@@ -354,12 +354,12 @@ class TextIndex(TextDirectory):
         total = bm25.weigh(df, times, view.live_count, model.idf_kind, statistics, n_forms, weights)
         size, chosen = 0, np.empty(len(keys), np.int64)
         chosen_weights = np.empty(len(keys), np.float32)
-        for segment, whole, arrays, found in zip(
-            view.segments, view.whole, view.kernel_arrays, lists, strict=True
-        ):
+        for place, (segment, whole) in enumerate(zip(view.segments, view.whole, strict=True)):
             count, postings = bm25.gather(
-                found, df, weights, n_forms, segment.starts, chosen, chosen_weights
+                lists[place], df, weights, n_forms, segment.starts, chosen, chosen_weights
             )
+            view.prepare(place, chosen[:count])
+            arrays = view.kernel_arrays[place]
             marks = arrays[-1] if allowed is None else view.rows_of(segment, allowed)
             size = bm25.sum_lists(
                 way, chosen[:count], chosen_weights[:count], postings, *arrays[2:-1], marks,

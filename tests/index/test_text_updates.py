@@ -74,7 +74,16 @@ class Changes(RuleBasedStateMachine):
 
 
 class OkapiChanges(Changes):
+    """The same, with every segment baked list by list after a change."""
+
     variant = "okapi"
+
+    def __init__(self):
+        self.few, shelf.FEW_POSTINGS = shelf.FEW_POSTINGS, 0
+        super().__init__()
+
+    def teardown(self):
+        shelf.FEW_POSTINGS = self.few
 
 
 TestChanges = Changes.TestCase
@@ -85,6 +94,7 @@ TestOkapiChanges.settings = settings(max_examples=8, stateful_step_count=12, dea
 
 def test_ten_thousand_random_changes_leave_no_trace(monkeypatch):
     monkeypatch.setattr(shelf, "BUFFER_ROWS", 64)
+    monkeypatch.setattr(shelf, "FEW_POSTINGS", 0)
     rng = np.random.default_rng(3)
     names = [f"w{i}" for i in range(400)]
 
@@ -170,3 +180,19 @@ def test_a_build_forgets_what_was_there_before():
     assert index.search("old").rows.tolist() == []
     fresh = TextIndex("en").build(["new ones", "new twos"])
     assert index.search("one").scores.tolist() == fresh.search("one").scores.tolist()
+
+
+def test_after_a_change_only_asked_lists_are_weighed_until_most_are(monkeypatch):
+    monkeypatch.setattr(shelf, "FEW_POSTINGS", 0)
+    index = TextIndex("none").build([f"uno dos w{i} " + "tres " * (i % 3) for i in range(90)])
+    index.search("uno")
+    index.delete(5)
+    assert not index._shelf.view().complete
+    fresh = TextIndex("none").build(
+        [f"uno dos w{i} " + "tres " * (i % 3) for i in range(90) if i != 5]
+    )
+    rows = [i for i in range(90) if i != 5]
+    same_answers(index, fresh, rows, ["uno", "dos w7", "tres", "w8 uno"])
+    same_answers(index, fresh, rows, ["uno", "dos w7", "tres", "w8 uno"])
+    assert index._shelf.view().complete
+    same_answers(index, fresh, rows, ["uno", "dos w7", "tres", "w8 uno"])
