@@ -7,4 +7,6 @@ from luma_lab.index.ivf import IVFIndex as IVFIndex
 from luma_lab.index.pq import PQQuantizer as PQQuantizer
 from luma_lab.index.quantizer import Q4Quantizer as Q4Quantizer
 from luma_lab.index.quantizer import Q8Quantizer as Q8Quantizer
+from luma_lab.index.text import TextHits as TextHits
+from luma_lab.index.text import TextIndex as TextIndex
 from luma_lab.index.vamana import VamanaIndex as VamanaIndex

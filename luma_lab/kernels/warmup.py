@@ -5,6 +5,7 @@ import numpy as np
 from luma_lab.kernels import (
     beam,
     blocks,
+    bm25,
     build,
     cellscan,
     cluster,
@@ -13,11 +14,13 @@ from luma_lab.kernels import (
     distance,
     graph,
     mend,
+    postings,
     product,
     quantize,
     reach,
     record,
     scan,
+    tokens,
 )
 from luma_lab.kernels.aio import EVENT_WORDS, REQUEST_WORDS, Queue
 from luma_lab.kernels.int8 import BLOCK_BYTES
@@ -69,6 +72,7 @@ def warm_up():
     _warm_codes(vectors, mean, codes, no_rows, rows, distances)
     _warm_cells(vectors, mean, codes, no_mask, *answer)
     _warm_disk(codes, queries, no_mask, rows, distances)
+    _warm_text()
 
 
 def _warm_graph(space):
@@ -182,6 +186,63 @@ def _warm_disk(codes, queries, no_mask, rows, distances):
         sizes,
     )  # fmt: skip
     codescan.write_heap(np.empty(1, np.int64), 0, rows[0], distances[0])
+
+
+def _warm_text():
+    """Compile what text indexes use, on two documents that say ``a`` and ``b``."""
+    text, bounds = np.frombuffer(b"ab", np.uint8), read_only(np.arange(3))
+    fold, state = read_only(np.arange(128, dtype=np.uint32)), np.zeros(tokens.STATE_SIZE, np.int64)
+    table = np.zeros(64, np.int32), np.empty((32, 3), np.int64), np.empty(64, np.uint8)
+    word, words = np.empty(tokens.LONGEST_WORD_BYTES, np.uint8), np.empty(2, np.int32)
+    ends = np.empty(2, np.int64)
+    tokens.tokenize(text, bounds, fold, *table, word, words, ends, state, True)
+    state[tokens.TOKENS] = 0
+    tokens.number_words(text, bounds, *table, words, state, True)
+    tokens.look_up(text, fold, *table, np.empty(2, np.int32))
+    tokens.refill_slots(table[1], 2, np.zeros(64, np.int32))
+    last, sizes = np.full(2, -1, np.int32), np.zeros(2, np.int64)
+    rows, counts, places = (np.zeros(2, np.int32) for _ in range(3))
+    postings.count_postings(words, ends, last, sizes)
+    postings.fill_postings(words, ends, np.arange(2), np.full(2, -1, np.int32), rows, counts)
+    postings.fill_places(words, ends, np.arange(2), places)
+    starts, rows, live = read_only(np.arange(3)), read_only(rows), read_only(np.ones(2, bool))
+    counts, places = read_only(counts.astype(np.uint16)), read_only(places)
+    postings.count_kept(starts, rows, live, sizes)
+    postings.count_kept_places(starts, rows, counts, live, sizes)
+    postings.copy_kept(
+        starts, rows, counts, live, 0, np.arange(2), np.arange(2), np.empty(2, np.int32),
+        np.empty(2, np.int32),
+    )  # fmt: skip
+    postings.copy_kept_places(
+        starts, rows, counts, read_only(np.arange(2)), places, live, np.arange(2), np.arange(2),
+        np.empty(2, np.int32),
+    )  # fmt: skip
+    parts, tops = np.empty(2, np.float32), np.zeros((2, 1), np.float32)
+    postings.bake_parts(rows, counts, 0, 2, np.ones(2), postings.SATURATED, 1.2, 0.5, parts)
+    parts, begins = read_only(parts), np.zeros((2, 2), np.int64)
+    postings.window_bounds(starts, rows, parts, np.arange(2), begins, tops)
+    keys, lists = read_only(np.arange(2)), read_only(np.arange(2, dtype=np.int32))
+    slots, begins, tops = read_only(np.full(2, -1, np.int32)), read_only(begins), read_only(tops)
+    alone = read_only(np.empty((0, 0), np.int32))
+    heap, sums, scores = np.empty(1, np.int64), np.zeros(2, np.float32), np.empty(1, np.float32)
+    common = np.ones(3), 1, 2, bm25.LUCENE
+    more = (
+        0.0, bm25.AUTO, keys, lists, starts, rows, parts, slots, begins, tops, live, True, live,
+        True, 0, 2, sums, heap, scores,
+    )  # fmt: skip
+    bm25.answer_text(text, fold, *table, alone, *common, *more)
+    asked, found, df = np.arange(2), np.empty(2, np.int64), np.zeros(2, np.int64)
+    bm25.answer(asked, np.ones(2), 2, bm25.LUCENE, np.ones(3), 1, *more)
+    bm25.find_lists(asked, keys, lists, found)
+    bm25.add_sizes(found, starts, rows, live, True, df)
+    weights, chosen, chosen_weights = np.ones(2), np.empty(2, np.int64), np.ones(2, np.float32)
+    bm25.weigh(df, np.ones(2), 2, bm25.LUCENE, np.ones(3), 1, weights)
+    bm25.gather(found, df, weights, 1, starts, chosen, chosen_weights)
+    bm25.sum_lists(
+        bm25.AUTO, np.arange(2), chosen_weights, 2, starts, rows, parts, slots, begins, tops,
+        live, True, 0, 2, sums, heap, 0,
+    )  # fmt: skip
+    bm25.unpack(heap, 0, 0.0, scores)
 
 
 def read_only(array):

@@ -1,0 +1,427 @@
+"""Full text: BM25 over flat posting lists, exact after every change."""
+
+import math
+from collections import Counter, deque
+from typing import NamedTuple
+
+import numpy as np
+
+from luma_lab.errors import IndexNotBuilt, InvalidArgument, UnknownName
+from luma_lab.index.analyzer import cut_words
+from luma_lab.index.highlight import highlighted
+from luma_lab.index.letters import word_table
+from luma_lab.index.lexicon import make_lexicon
+from luma_lab.index.protocol import check_integer, check_k, check_mask
+from luma_lab.index.rows import read_only
+from luma_lab.index.scoring import Explanation, Model, TermScore
+from luma_lab.index.shelf import Shelf
+from luma_lab.index.terms import Terms, evaluate, weigh_terms
+from luma_lab.index.textfiles import TextDirectory
+from luma_lab.index.textquery import MUST_NOT, SHOULD, WORD, Clause, has_syntax, parse
+from luma_lab.index.texts import as_columns, check_fields, check_many, check_tokens
+from luma_lab.kernels import bm25
+
+WAYS = {
+    "auto": bm25.AUTO,
+    "touched": bm25.TOUCHED,
+    "windowed": bm25.WINDOWED,
+    "exhaustive": bm25.EXHAUSTIVE,
+}
+
+
+class TextHits(NamedTuple):
+    """Answer of a text search: only what matched, best first; ties go to the lower row.
+
+    Attributes
+    ----------
+    rows : int64 array of shape (found,), found <= k
+    scores : float32 array of shape (found,), descending
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+class _Asked(NamedTuple):
+    """A plain query: keys of (word, field, form), how often each word, weights of the forms."""
+
+    keys: np.ndarray
+    times: np.ndarray
+    form_weights: np.ndarray
+
+
+class TextIndex(TextDirectory):
+    """BM25 over texts, with statistics that are exact after any additions and deletions.
+
+    Parameters
+    ----------
+    language : str, default "en"
+        "none", or a Snowball language ("en", "es", "de", ...): see `Analyzer`.
+    variant : {"lucene", "robertson", "atire", "bm25+", "bm25l", "bm25l-rank", "okapi"}
+        See `luma_lab.index.scoring`.
+    k1, b, delta : float
+    fields : dict of str to float, optional
+        Names and weights: documents are then dicts of them, and the score of a document is the
+        weighted sum over its fields. Default: documents are texts.
+    stop_words : bool or iterable of str, default False
+        Words left out; True takes the list shipped for the language.
+    positions : bool, default False
+        Keep where words stand, which phrase queries need.
+
+    Notes
+    -----
+    A word counts in up to three forms whose shares add up to 1: as written, stemmed, and
+    stemmed with ñ as n. A form that no document holds hands its share to the next weaker one.
+    With language "none" there is one form, and scores are plain BM25.
+
+    Searching is thread-safe, also while one thread changes the index. A row keeps its number
+    for good; numbers of deleted rows are not given out again.
+
+    Examples
+    --------
+    >>> index = TextIndex("es").build(["Las campañas", "una campana", "dos años"])
+    >>> index.search("campaña").rows.tolist(), index.search("año").rows.tolist()
+    ([0, 1], [2])
+    """
+
+    KIND = "text"
+
+    def __init__(
+        self, language="en", variant="lucene", k1=1.2, b=0.75, delta=0.5, *, fields=None,
+        stop_words=False, positions=False,
+    ):  # fmt: skip
+        self.model = Model(variant, k1, b, delta)
+        self.fields = check_fields(fields)
+        if not isinstance(positions, bool):
+            raise InvalidArgument(f"positions={positions!r}: expected True or False")
+        self.positions = positions
+        self._single = fields is None
+        self._field_weights = np.array(list(self.fields.values()))
+        self._lexicon = make_lexicon(language, stop_words)
+        self._form_weights = np.array(self._lexicon.analyzer.form_weights)
+        self._exact_only = np.eye(1, len(self._form_weights))[0]
+        self._shelf = self._empty_shelf()
+        self._built = False
+        self._sums = deque()  # append and pop are atomic
+
+    def _empty_shelf(self):
+        return Shelf(self._lexicon, self.model, len(self.fields), self.positions)
+
+    @property
+    def language(self):
+        """Short name of the language."""
+        return self._lexicon.analyzer.language
+
+    def build(self, texts):
+        """Index these texts and forget all others; return self.
+
+        Parameters
+        ----------
+        texts : sequence of str, of lists of str (tokens, which skip the analyzer), or of dicts
+            of them when the index has fields
+            Text i becomes row i. Lone surrogates separate words.
+
+        Raises
+        ------
+        InvalidArgument, UnknownName
+            The index is left as it was.
+        """
+        columns = as_columns(texts, None if self._single else self.fields)
+        self._shelf.replace([self._block(columns)])
+        self._built, self._disk_bytes = True, 0
+        return self
+
+    def add(self, texts):
+        """Append texts, as :meth:`build` takes them; return their rows (int64 array).
+
+        Raises
+        ------
+        InvalidArgument, UnknownName
+            The index is left as it was.
+        """
+        columns = as_columns(texts, None if self._single else self.fields)
+        count = len(columns[0])
+        first = self._shelf.add(self._block(columns))
+        self._built = True
+        return np.arange(first, first + count)
+
+    def delete(self, rows):
+        """Forget rows: an int, or integers without repeats.
+
+        Raises
+        ------
+        InvalidArgument
+            One of them is not there (any more); the index is left as it was.
+        """
+        array = np.atleast_1d(np.asarray(rows))
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise InvalidArgument(
+                f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
+            )
+        array = array.astype(np.int64)
+        if len(np.unique(array)) != len(array):
+            raise InvalidArgument("rows to delete hold one twice: expected each once")
+        self._shelf.delete(array)
+
+    def consolidate(self):
+        """Make one segment of all, without the postings of deleted rows; return self."""
+        self._check_built()
+        self._shelf.merge()
+        return self
+
+    def search(self, query, k=10, *, mask=None, syntax=True, way="auto"):
+        """Find the `k` best rows of a query.
+
+        Parameters
+        ----------
+        query : str or list of str
+            A string may use the syntax of `luma_lab.index.textquery`. A list holds tokens, to be
+            found as they are. A word said twice counts twice. A query without words, or of
+            stop words only, or of nothing but words that must not be there, finds nothing.
+        k : int
+        mask : bool array of shape (total_rows,), optional
+            Only these rows may be answered.
+        syntax : bool
+            False takes signs and quotes of a string as spaces.
+        way : {"auto", "touched", "windowed", "exhaustive"}
+            How to sum; all give the same rows. Not for queries with syntax.
+
+        Returns
+        -------
+        TextHits
+
+        Raises
+        ------
+        IndexNotBuilt, InvalidArgument, UnknownName
+        """
+        view, k = self._view(), check_k(k)
+        if way not in WAYS:
+            raise UnknownName("way", way, WAYS)
+        allowed = None
+        if mask is not None:
+            allowed = view.live & check_mask(mask, view.total_rows)
+        heap = np.empty(min(k, max(1, view.total_rows)), np.int64)
+        scores = np.empty(len(heap), np.float32)
+        sums = self._take_sums(view)
+        try:
+            if isinstance(query, str) and syntax and has_syntax(query):
+                marks = view.live if allowed is None else allowed
+                size, constant = evaluate(view, self._clauses(view, query), marks, heap, sums)
+                bm25.unpack(heap, size, constant, scores)
+            elif len(view.segments) == 1 and view.complete:
+                size = self._answer(view, query, allowed, WAYS[way], sums, heap, scores)
+            else:
+                size = self._gather(view, query, allowed, WAYS[way], sums, heap, scores)
+        finally:
+            self._sums.append(sums)
+        return TextHits(heap[:size], scores[:size])
+
+    def search_many(self, queries, k=10, *, mask=None, syntax=True):
+        """Search each of a list of queries; return a list of `TextHits`."""
+        if isinstance(queries, str):
+            raise InvalidArgument("queries is a string: expected a list of queries")
+        return [self.search(query, k, mask=mask, syntax=syntax) for query in queries]
+
+    def explain(self, query, row, *, syntax=True):
+        """Return the `Explanation` of a row's score, computed in float64.
+
+        Raises
+        ------
+        IndexNotBuilt, InvalidArgument
+            The row is not live, or as :meth:`search` raises.
+        """
+        view = self._view()
+        row = check_integer("row", row, 0, view.total_rows - 1)
+        if not view.live[row]:
+            raise InvalidArgument(f"row {row} is deleted: nothing of it is searched")
+        asked = self._clauses(view, query, syntax)
+        wanted = [term for sign, terms in asked if sign != MUST_NOT for term in terms]
+        place = next(i for i, s in enumerate(view.segments) if row < s.stop_row)
+        segment = view.segments[place]
+        scores, model = [], view.model
+        for term, idf in zip(wanted, weigh_terms(view, wanted), strict=True):
+            count = _count_in(term.lists[place], row - segment.first_row)
+            length = int(segment.lengths[term.field, row - segment.first_row])
+            part = model.part(count, _norm(model, length, view.averages[term.field]))
+            scores.append(
+                TermScore(
+                    term.word, term.form, term.text, list(self.fields)[term.field], term.df,
+                    count, length, term.share, idf, part, term.share * idf * part,
+                )
+            )  # fmt: skip
+        heap, sums = np.empty(view.total_rows, np.int64), self._take_sums(view)
+        only = np.zeros(view.total_rows, bool)
+        only[row] = True
+        size, _ = evaluate(view, asked, only, heap, sums)
+        return Explanation(math.fsum(score.score for score in scores), size == 1, scores)
+
+    def analyze(self, text):
+        """Return the `Token`s of a text: each word as written, its place, and its forms."""
+        if not isinstance(text, str):
+            raise InvalidArgument(f"text is a {type(text).__name__}: expected a string")
+        return self._lexicon.analyzer.analyze(text)
+
+    def highlight(self, query, text, *, size=200, tag="mark"):
+        """Return the `Snippet` of a text that shows best what a query finds in it.
+
+        Parameters
+        ----------
+        query, text : str
+        size : int
+            Characters of the snippet, about; 0 stands for the whole text.
+        tag : str
+            HTML element round each match.
+        """
+        for name, value in (("query", query), ("text", text)):
+            if not isinstance(value, str):
+                raise InvalidArgument(f"{name} is a {type(value).__name__}: expected a string")
+        size = check_integer("size", size, 0)
+        return highlighted(self._lexicon.analyzer, query, text, size, tag)
+
+    @property
+    def total_rows(self):
+        """Rows a mask has entries for."""
+        return len(self._shelf.contents.live)
+
+    def __len__(self):
+        return self._shelf.contents.live_count
+
+    @property
+    def segments(self):
+        """Number of segments a search visits now."""
+        return len(self._shelf.view().segments)
+
+    def __repr__(self):
+        return (
+            f"TextIndex(language={self.language!r}, variant={self.model.variant!r}, "
+            f"rows={len(self)})"
+        )
+
+    def _view(self):
+        self._check_built()
+        return self._shelf.view()
+
+    def _check_built(self):
+        if not self._built:
+            raise IndexNotBuilt("TextIndex holds no texts yet: call build, add or load first")
+
+    def _block(self, columns):
+        return [self._lexicon.read(column) for column in columns]
+
+    def _answer(self, view, query, allowed, way, sums, heap, scores):
+        """Answer a plain query from a view of one segment; return how many rows are found."""
+        whole, live = view.whole[0], view.kernel_arrays[0][-1]
+        marks = live if allowed is None else read_only(allowed)
+        if view.fixed is None:
+            self._fix(view)
+        rest = marks, whole and allowed is None, *view.only_range, sums, heap, scores
+        fixed, arrays = view.fixed
+        if isinstance(query, str) and query:
+            words = self._lexicon.words
+            text = np.frombuffer(words.encoded(query), np.uint8)
+            forms = self._lexicon.query_forms
+            size = bm25.answer_text(
+                text, word_table(), *words.table, forms, *fixed, way, *arrays, *rest
+            )
+            if size >= 0:
+                return size
+        keys, times, statistics = self._ask(view, query)
+        _, n_forms, documents, kind, absent = fixed
+        return bm25.answer(
+            keys, times, documents, kind, statistics, n_forms, absent, way, *arrays, *rest
+        )
+
+    def _fix(self, view):
+        """Keep with a view of one segment what kernels take of it at every query."""
+        numbers = view.live_count, self.model.idf_kind, self.model.absent
+        view.only_range = view.segments[0].first_row, view.segments[0].total_rows
+        arrays = (*view.kernel_arrays[0], view.whole[0])
+        view.fixed = (self._statistics(view), len(self._form_weights), *numbers), arrays
+
+    def _gather(self, view, query, allowed, way, sums, heap, scores):
+        """Answer a plain query from any view; return how many rows are found."""
+        model, n_forms = self.model, len(self._form_weights)
+        keys, times, statistics = self._ask(view, query)
+        df, lists = np.zeros(len(keys), np.int64), []
+        weights = np.empty(len(keys), np.float64)
+        for segment, whole, arrays in zip(
+            view.segments, view.whole, view.kernel_arrays, strict=True
+        ):
+            found = np.empty(len(keys), np.int64)
+            bm25.find_lists(keys, segment.keys, segment.lists, found)
+            bm25.add_sizes(found, segment.starts, segment.rows, arrays[-1], whole, df)
+            lists.append(found)
+        total = bm25.weigh(df, times, view.live_count, model.idf_kind, statistics, n_forms, weights)
+        size, chosen = 0, np.empty(len(keys), np.int64)
+        chosen_weights = np.empty(len(keys), np.float32)
+        for place, (segment, whole) in enumerate(zip(view.segments, view.whole, strict=True)):
+            count, postings = bm25.gather(
+                lists[place], df, weights, n_forms, segment.starts, chosen, chosen_weights
+            )
+            view.prepare(place, chosen[:count])
+            arrays = view.kernel_arrays[place]
+            marks = arrays[-1] if allowed is None else view.rows_of(segment, allowed)
+            size = bm25.sum_lists(
+                way, chosen[:count], chosen_weights[:count], postings, *arrays[2:-1], marks,
+                whole and allowed is None, segment.first_row, segment.total_rows, sums, heap, size,
+            )  # fmt: skip
+        bm25.unpack(heap, size, model.absent * total, scores)
+        return size
+
+    def _ask(self, view, query):
+        """Return (keys of words, fields and forms, how often each word, statistics)."""
+        lexicon, n_forms = self._lexicon, len(self._form_weights)
+        if isinstance(query, str):
+            times = Counter(word for word, _, _ in cut_words(query))
+            check_many(times)
+            found = [lexicon.term_numbers(lexicon.analyzer.forms(word)) for word in times]
+            statistics = self._statistics(view)
+        else:
+            times = Counter(check_tokens(query))
+            check_many(times)
+            found = [lexicon.term_numbers((token,)) for token in times]
+            statistics = self._statistics(view).copy()
+            statistics[:n_forms] = self._exact_only
+        keys = [
+            int(bm25.term_key(field, form, numbers[form] if form < len(numbers) else -1))
+            for numbers in found
+            for field in range(len(self.fields))
+            for form in range(n_forms)
+        ]
+        return np.array(keys, np.int64), np.array([*times.values()], float), statistics
+
+    def _statistics(self, view):
+        """Return what `kernels.bm25.weigh` calls so, of a view."""
+        if view.statistics is None:
+            view.statistics = np.concatenate([self._form_weights, self._field_weights, view.floors])
+        return view.statistics
+
+    def _clauses(self, view, query, syntax=True):
+        """Return a query as (sign, terms) pairs."""
+        finder = Terms(view, self._lexicon, self.fields.values(), self.positions)
+        if not isinstance(query, str):
+            times = Counter(check_tokens(query))
+            check_many(times)
+            return [(SHOULD, terms) for terms in finder.of_tokens(list(times.elements()))]
+        plain = not (syntax and has_syntax(query))
+        clauses = [Clause(WORD, query, SHOULD)] if plain else parse(query)
+        check_many({word for clause in clauses for word, _, _ in cut_words(clause.text)})
+        return [(clause.sign, terms) for clause in clauses for terms in finder.of_clause(clause)]
+
+    def _take_sums(self, view):
+        """Return a zero float32 array for the widest segment."""
+        try:
+            sums = self._sums.pop()
+        except IndexError:
+            sums = np.zeros(view.widest, np.float32)
+        return sums if len(sums) >= view.widest else np.zeros(view.widest, np.float32)
+
+
+def _norm(model, length, average):
+    return float(model.norms(np.array([length]), average)[0])
+
+
+def _count_in(rows_and_counts, row):
+    rows, counts = rows_and_counts
+    place = int(np.searchsorted(rows, row))
+    return int(counts[place]) if place < len(rows) and rows[place] == row else 0

@@ -1,0 +1,183 @@
+"""A text index as a directory."""
+
+from pathlib import Path
+
+import numpy as np
+
+from luma_lab.errors import CorruptStore, InvalidArgument
+from luma_lab.files import directory_bytes, load_arrays, read_manifest, save_arrays
+from luma_lab.index.lexicon import Lexicon
+from luma_lab.index.rows import read_only
+from luma_lab.index.segment import Segment
+from luma_lab.kernels.bm25 import FORM_BITS, KEY_BITS
+
+VERSION = 1
+SEGMENT_ARRAYS = {
+    "keys": np.int64, "lists": np.int32, "starts": np.int64, "rows": np.int32, "counts": None,
+    "field_ends": np.int64, "lengths": np.int32, "place_starts": np.int64, "places": np.int32,
+}  # fmt: skip
+PARAMETERS = {
+    "language", "variant", "k1", "b", "delta", "fields", "stop_words", "positions",
+}  # fmt: skip
+COUNT_TYPES = (np.uint16, np.int32)
+
+
+class TextDirectory:
+    """Saving, loading and sizes of `TextIndex`."""
+
+    KIND = ""
+    _disk_bytes = 0
+
+    def save(self, path):
+        """Save the index as a directory that appears in one step.
+
+        Counts are saved, not what BM25 makes of them: that is computed anew after loading, at
+        hundreds of millions of postings a second.
+
+        Raises
+        ------
+        IndexNotBuilt, InvalidArgument, StorageError, StoreFull
+        """
+        view = self._view()
+        arrays = {**self._lexicon.arrays(), "live": np.packbits(view.live)}
+        ranges = []
+        for place, segment in enumerate(view.segments):
+            ranges.append([segment.first_row, segment.posted_rows])
+            for name in SEGMENT_ARRAYS:
+                arrays[f"s{place}_{name}"] = getattr(segment, name)
+        analyzer = self._lexicon.analyzer
+        parameters = {
+            "language": analyzer.language,
+            "variant": self.model.variant,
+            "k1": self.model.k1,
+            "b": self.model.b,
+            "delta": self.model.delta,
+            "fields": None if self._single else list(self.fields.items()),
+            "stop_words": sorted(analyzer.stop_words),
+            "positions": self.positions,
+        }
+        manifest = {
+            "kind": self.KIND,
+            "version": VERSION,
+            "parameters": parameters,
+            "segments": ranges,
+            "total_rows": view.total_rows,
+        }
+        save_arrays(path, arrays, manifest)
+        self._disk_bytes = directory_bytes(path)
+
+    @classmethod
+    def load(cls, path, mmap=True):
+        """Open a saved index; with `mmap` its postings stay on disk until they are touched.
+
+        Raises
+        ------
+        InvalidArgument
+            There is no such directory, or it holds another kind of index.
+        CorruptStore
+            Bytes do not match their checksum, or do not make an index.
+        """
+        if not Path(path).is_dir():
+            raise InvalidArgument(f"no directory {path}: expected one written by save")
+        manifest = read_manifest(path)
+        if manifest.get("kind") != cls.KIND:
+            raise InvalidArgument(
+                f"{path} holds {manifest.get('kind')!r}: expected an index of kind {cls.KIND!r}"
+            )
+        if manifest.get("version") != VERSION:
+            raise CorruptStore(
+                f"{path}: index version {manifest.get('version')}, this one reads {VERSION}"
+            )
+        arrays, manifest = load_arrays(path, mmap=mmap)
+        try:
+            index = cls._restored(manifest, arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptStore(f"{path}: its files make no index ({error})") from None
+        index._disk_bytes = directory_bytes(path)
+        return index
+
+    @classmethod
+    def _restored(cls, manifest, arrays):
+        given = dict(manifest["parameters"])
+        if set(given) != PARAMETERS:
+            raise ValueError(f"parameters {sorted(given)}, expected {sorted(PARAMETERS)}")
+        fields = given.pop("fields")
+        index = cls(**given, fields=None if fields is None else dict(fields))
+        index._lexicon = Lexicon.of_arrays(index._lexicon.analyzer, arrays)
+        index._shelf = index._empty_shelf()
+        total = manifest["total_rows"]
+        live = np.unpackbits(np.asarray(arrays["live"]))[:total].astype(bool)
+        if len(live) != total:
+            raise ValueError(f"{len(live)} marks of live rows, expected {total}")
+        segments, first = [], 0
+        for place, (first_row, posted_rows) in enumerate(manifest["segments"]):
+            parts = [arrays[f"s{place}_{name}"] for name in SEGMENT_ARRAYS]
+            segment = Segment(first_row, posted_rows, *map(read_only, parts))
+            _check_segment(segment, first, len(index.fields))
+            _check_terms(segment, index._lexicon)
+            segments.append(segment)
+            first = segment.stop_row
+        if first != total:
+            raise ValueError(f"segments hold {first} rows, expected {total}")
+        index._shelf.restore(segments, live)
+        index._built = True
+        return index
+
+    @property
+    def memory_bytes(self):
+        """Bytes of the arrays, also when they are mapped from disk."""
+        view = self._shelf.view()
+        held = [array for s in view.segments for array in s if isinstance(array, np.ndarray)]
+        held += [array for b in view.baked for array in b[1:]]
+        return sum(array.nbytes for array in held) + view.live.nbytes + self._lexicon.nbytes
+
+    @property
+    def disk_bytes(self):
+        """Bytes of the directory last saved to or loaded from; 0 if there is none."""
+        return self._disk_bytes
+
+
+def _check_segment(segment, first_row, n_fields):
+    """Raise ValueError unless a segment's arrays fit each other, so that kernels stay inside."""
+    for name, dtype in SEGMENT_ARRAYS.items():
+        array = getattr(segment, name)
+        fits = array.dtype in COUNT_TYPES if dtype is None else array.dtype == dtype
+        if not fits or array.ndim != (2 if name == "lengths" else 1):
+            raise ValueError(f"array {name!r} is {array.dtype} {array.shape}")
+    starts, n_lists = segment.starts, len(segment.starts) - 1
+    wrong = (
+        segment.first_row != first_row
+        or segment.lengths.shape[0] != n_fields
+        or len(segment.field_ends) != n_fields
+        or n_lists < 0
+        or starts[0] != 0
+        or starts[-1] != len(segment.rows)
+        or (np.diff(starts) < 0).any()
+        or len(segment.counts) != len(segment.rows)
+        or len(segment.keys) != len(segment.lists)
+        or (np.diff(segment.keys) <= 0).any()
+        or segment.lists.min(initial=0) < 0
+        or segment.lists.max(initial=-1) >= n_lists
+        or segment.rows.min(initial=0) < 0
+        or segment.rows.max(initial=-1) >= segment.total_rows
+        or (n_lists and segment.field_ends[-1] != n_lists)
+        or len(segment.place_starts) not in (0, n_lists)
+    )
+    if wrong:
+        raise ValueError(f"the arrays of the segment at row {first_row} do not fit each other")
+
+
+def _check_terms(segment, lexicon):
+    """Raise ValueError unless a segment's terms are the lexicon's and their places are there."""
+    terms = segment.keys & ((1 << KEY_BITS) - 1)
+    forms = (segment.keys >> KEY_BITS) & ((1 << FORM_BITS) - 1)
+    for form, table in enumerate((lexicon.words, lexicon.stems, lexicon.folded)):
+        if terms[forms == form].max(initial=-1) >= len(table):
+            raise ValueError(f"the segment at row {segment.first_row} has terms of other words")
+    if len(segment.place_starts):
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(segment.counts, dtype=np.int64)])
+        exact = segment.lists[forms == 0]
+        tokens = before[segment.starts[exact + 1]] - before[segment.starts[exact]]
+        begins = segment.place_starts[exact]
+        if begins.min(initial=0) < 0 or (begins + tokens > len(segment.places)).any():
+            raise ValueError(f"the segment at row {segment.first_row} has places missing")

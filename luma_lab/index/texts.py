@@ -1,0 +1,83 @@
+"""What callers hand to a text index, checked once at the door."""
+
+from luma_lab.errors import InvalidArgument, UnknownName
+from luma_lab.index.scoring import check_number
+
+ONLY_FIELD = "text"
+MOST_QUERY_WORDS = 4096
+
+
+def as_columns(texts, fields):
+    """Return, per field, the list of its texts or token lists.
+
+    Parameters
+    ----------
+    texts : iterable of str or of lists of str, or of dicts of them when there are fields
+    fields : dict, or None for documents that are texts
+
+    Raises
+    ------
+    InvalidArgument, UnknownName
+    """
+    if isinstance(texts, str | bytes | dict) or not hasattr(texts, "__iter__"):
+        raise InvalidArgument(f"texts is a {type(texts).__name__}: expected a list of texts")
+    texts = list(texts)
+    if fields is None:
+        if not set(map(type, texts)) - {str}:
+            return [texts]
+        return [[check_text(text, i) for i, text in enumerate(texts)]]
+    columns = [[] for _ in fields]
+    for i, document in enumerate(texts):
+        if not isinstance(document, dict):
+            raise InvalidArgument(
+                f"text {i} is a {type(document).__name__}: expected a dict of fields {list(fields)}"
+            )
+        for name in document:
+            if name not in fields:
+                raise UnknownName("field", name, fields)
+        for name, column in zip(fields, columns, strict=True):
+            column.append(check_text(document.get(name, ""), i))
+    return columns
+
+
+def check_fields(fields):
+    """Return fields as a dict of names and weights; None stands for the only one."""
+    if fields is None:
+        return {ONLY_FIELD: 1.0}
+    if not isinstance(fields, dict) or not fields:
+        raise InvalidArgument(f"fields={fields!r}: expected a dict of names and weights")
+    for name in fields:
+        if not isinstance(name, str) or not name:
+            raise InvalidArgument(f"field name {name!r}: expected a string")
+    return {name: check_number(f"weight of field {name!r}", w) for name, w in fields.items()}
+
+
+def check_text(text, place):
+    """Return a text or a list of tokens, or raise `InvalidArgument` naming its place."""
+    if isinstance(text, str):
+        return text
+    if not isinstance(text, list | tuple):
+        raise InvalidArgument(
+            f"text {place} is a {type(text).__name__}: expected a string or a list of tokens"
+        )
+    return check_tokens(text, f"text {place}")
+
+
+def check_tokens(tokens, what="query"):
+    """Return a list of tokens, or raise `InvalidArgument`."""
+    if not isinstance(tokens, list | tuple):
+        raise InvalidArgument(
+            f"{what} is a {type(tokens).__name__}: expected a string or a list of tokens"
+        )
+    for token in tokens:
+        if not isinstance(token, str):
+            raise InvalidArgument(f"{what} holds {token!r}: expected tokens that are strings")
+    return tokens
+
+
+def check_many(words):
+    """Refuse a query of more than `MOST_QUERY_WORDS` distinct words."""
+    if len(words) > MOST_QUERY_WORDS:
+        raise InvalidArgument(
+            f"query holds {len(words)} distinct words: expected at most {MOST_QUERY_WORDS}"
+        )

@@ -1,0 +1,153 @@
+"""Languages: which words meet, and which of two comes first."""
+
+import pytest
+
+from luma_lab.errors import InvalidArgument, UnknownName
+from luma_lab.index import TextIndex
+from luma_lab.index.analyzer import Analyzer
+
+# Words that must find each other, either way.
+SPANISH_PAIRS = [
+    ("año", "años"), ("luz", "luces"), ("vez", "veces"), ("pez", "peces"), ("voz", "voces"),
+    ("lápiz", "lápices"), ("raíz", "raíces"), ("feliz", "felices"), ("ojo", "ojos"),
+    ("uso", "usos"), ("día", "días"), ("río", "ríos"), ("tío", "tíos"), ("pie", "pies"),
+    ("campaña", "campañas"), ("campaña", "campana"), ("niño", "niños"), ("niño", "nino"),
+    ("año", "ano"), ("español", "espanol"), ("política", "politica"), ("política", "POLÍTICA"),
+    ("política", "políticas"), ("canción", "canciones"), ("canción", "cancion"),
+    ("corazón", "corazon"), ("país", "países"), ("índice", "índices"), ("ciudad", "ciudades"),
+    ("árbol", "arboles"), ("pingüino", "pinguinos"), ("rey", "reyes"), ("ley", "leyes"),
+    ("casa", "casas"), ("libro", "libros"), ("mujer", "mujeres"), ("lento", "lentamente"),
+    ("cigüeña", "ciguenas"), ("señor", "señores"), ("montaña", "montanas"),
+]  # fmt: skip
+# Query, what must come first, what must not come before it.
+FIRST = [
+    ("año", "año", "ano"), ("ano", "ano", "año"), ("años", "años", "anos"), ("año", "años", "ano"),
+    ("campaña", "campaña", "campana"), ("campana", "campana", "campaña"),
+    ("campañas", "campaña", "campanas"), ("niño", "niños", "nino"), ("caña", "caña", "cana"),
+    ("cana", "cana", "caña"), ("luz", "luz", "luces"), ("luces", "luces", "luz"),
+]  # fmt: skip
+ENGLISH_PAIRS = [("run", "running"), ("index", "indexes"), ("city", "cities"), ("café", "cafes")]
+
+
+def test_there_are_forty_pairs():
+    assert len(set(SPANISH_PAIRS)) == 40
+
+
+@pytest.mark.parametrize(("one", "other"), SPANISH_PAIRS)
+def test_spanish_words_find_each_other_both_ways(one, other):
+    index = TextIndex("es").build([f"un {one} aquí", f"el {other} allí", "otra cosa"])
+    for query in (one, other):
+        assert sorted(index.search(query).rows.tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize(("query", "first", "second"), FIRST)
+def test_what_is_nearer_to_the_query_comes_first(query, first, second):
+    # The weaker document is favoured by everything else: short, and the word thrice.
+    near, far = f"{first} " + "relleno " * 20, f"{second} {second} {second}"
+    for texts, best in (([near, far], 0), ([far, near], 1)):
+        assert TextIndex("es").build(texts).search(query).rows[0] == best
+
+
+def test_accents_and_case_do_not_change_what_is_found():
+    texts = [
+        "la campaña política empezó", "una campana politica", "las campañas políticas",
+        "CAMPAÑA POLÍTICA", "nada de eso", "campo",
+    ]  # fmt: skip
+    index = TextIndex("es").build(texts)
+    queries = ["campaña política", "campana politica", "CAMPAÑA POLÍTICA", "campañas políticas"]
+    found = [index.search(query).rows.tolist() for query in queries]
+    assert all(sorted(rows) == [0, 1, 2, 3] for rows in found)
+    assert found[0][0] == 3 and found[0][-1] == 1
+    assert found[0] == found[2]
+    decomposed = "campan\u0303a poli\u0301tica"
+    assert index.search(decomposed).rows.tolist() == found[0]
+
+
+@pytest.mark.parametrize(("one", "other"), ENGLISH_PAIRS)
+def test_english_words_find_each_other_both_ways(one, other):
+    index = TextIndex("en").build([f"a {one}", f"the {other}", "else"])
+    for query in (one, other):
+        rows = index.search(query).rows.tolist()
+        assert sorted(rows) == [0, 1]
+        assert rows[0] == (one, other).index(query)
+
+
+def test_words_nobody_wrote_are_found_by_their_stems():
+    index = TextIndex("en").build(["the runners ran", "indexing"])
+    assert index.search("indexed").rows.tolist() == [1]
+    assert index.search("nothing").rows.tolist() == []
+
+
+def test_language_none_takes_words_as_written():
+    index = TextIndex("none").build(["años", "año", "ANOS"])
+    assert index.search("AÑOS").rows.tolist() == [0]
+    assert index.search("anos").rows.tolist() == [2]
+
+
+def test_a_form_nobody_wrote_hands_its_weight_on():
+    index = TextIndex("es").build(["politica nueva", "otra cosa"])
+    written, accented = index.search("politica"), index.search("política")
+    assert accented.scores.tolist() == pytest.approx(written.scores.tolist())
+
+
+def test_analyze_shows_words_places_and_forms():
+    tokens = TextIndex("es", stop_words=True).analyze("¡Los AÑOS luz!")
+    assert [tuple(token) for token in tokens] == [
+        ("Los", 1, 4, ()),
+        ("AÑOS", 5, 9, ("años", "año", "ano")),
+        ("luz", 10, 13, ("luz", "luc", "luc")),
+    ]
+    assert [token.is_stop_word for token in tokens] == [True, False, False]
+    assert [t.forms for t in TextIndex("en").analyze("Running")] == [("running", "run")]
+    assert [t.forms for t in TextIndex("none").analyze("Años")] == [("años",)]
+
+
+@pytest.mark.parametrize(
+    ("language", "word", "stem"),
+    [("german", "Häuser", "haus"), ("fr", "continuellement", "continuel"), ("ru", "книги", "книг")],
+)
+def test_other_snowball_languages_go_by_name(language, word, stem):
+    assert TextIndex(language).analyze(word)[0].forms[1] == stem
+
+
+def test_stop_words_are_left_out_of_scores_and_lengths():
+    with_them = TextIndex("es", stop_words=True).build(["la casa de la pradera", "casa"])
+    without = TextIndex("es").build(["casa pradera", "casa"])
+    a, b = with_them.search("la casa"), without.search("casa")
+    assert a.rows.tolist() == b.rows.tolist()
+    assert a.scores.tolist() == pytest.approx(b.scores.tolist())
+    assert with_them.search("de la").rows.tolist() == []
+    own = TextIndex("none", stop_words=["Casa"]).build(["casa grande"])
+    assert own.search("casa").rows.tolist() == []
+
+
+def test_tokens_skip_the_analyzer():
+    index = TextIndex("en", stop_words=True).build([["the", "Running"], "the running"])
+    assert index.search(["the"]).rows.tolist() == [0]
+    assert index.search(["Running"]).rows.tolist() == [0]
+    assert index.search(["run"]).rows.tolist() == []
+    assert index.search("run").rows.tolist() == [1]
+
+
+def test_unknown_languages_and_bad_stop_words_are_refused():
+    for language in ("klingon", "", None, 3):
+        with pytest.raises(UnknownName):
+            TextIndex(language)
+    for words in ("la", [3]):
+        with pytest.raises(InvalidArgument):
+            TextIndex("es", stop_words=words)
+    with pytest.raises(InvalidArgument, match="pass the words"):
+        TextIndex("de", stop_words=True)
+
+
+def test_each_distinct_word_is_analysed_once(monkeypatch):
+    asked = []
+    stems = Analyzer.stems
+    monkeypatch.setattr(
+        Analyzer, "stems", lambda self, words: asked.extend(words) or stems(self, words)
+    )
+    index = TextIndex("es").build(["dos casas dos", "casas"])
+    index.add(["dos perros"])
+    index.build(["casas dos"])
+    index.search("casas perros")
+    assert sorted(asked) == ["casas", "dos", "perros"]
