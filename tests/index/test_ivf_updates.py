@@ -11,6 +11,7 @@ from index_contract import brute_force, clustered, every_metric
 
 from luma_lab import errors
 from luma_lab.index import IVFIndex
+from luma_lab.index.lanes import get_lanes
 
 every_quantizer = pytest.mark.parametrize("quantizer", ["q8", "q4", None])
 
@@ -28,6 +29,11 @@ def check_cells(index):
     assert len(set(held.tolist())) == len(held)
     assert set(np.flatnonzero(cells.live).tolist()) <= set(held.tolist())
     assert (cells.sizes <= cells.rooms).all()
+    if cells.quantizer is not None:  # what bounds the doubt of a cell holds for all its rows
+        constants = get_lanes(cells.blocks, slots)[:, -4:].copy().view(np.float32)
+        homes = np.repeat(np.arange(len(cells.sizes)), cells.sizes)
+        assert (constants[:, 0] <= cells.extremes[homes, 0]).all()
+        assert (constants[:, 2] <= cells.extremes[homes, 1]).all()
 
 
 def recall_of(index, kept, queries, k=10, **options):
