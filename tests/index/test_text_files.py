@@ -139,3 +139,20 @@ def test_searches_go_on_while_the_index_changes():
         thread.join()
     assert not wrong
     assert len(index.search("uno", k=1000).rows) == 110
+
+
+@pytest.mark.parametrize(
+    "swapped",
+    [{"words_bytes": "stems_bytes", "words_ends": "stems_ends"}, {"s0_places": "s0_rows"}],
+)
+def test_postings_of_other_words_are_refused(tmp_path, swapped):
+    index = TextIndex("none", positions=True).build(["uno uno dos", "tres tres"])
+    index.save(tmp_path / "ix")
+
+    def swap(body):
+        arrays = body["arrays"]
+        arrays.update({name: arrays[other] for name, other in swapped.items()})
+
+    forge(tmp_path / "ix", swap)
+    with pytest.raises(CorruptStore, match=r"other words|places missing"):
+        TextIndex.load(tmp_path / "ix")

@@ -122,3 +122,14 @@ def test_explain_agrees_with_search_in_every_form():
             assert math.isclose(why.score, score, rel_tol=1e-5)
             assert math.isclose(why.score, sum(t.score for t in why.terms), rel_tol=1e-12)
             assert f"{why.score:.4f}" in str(why)
+
+
+@pytest.mark.parametrize("variant", ["lucene", "bm25+", "bm25l", "okapi"])
+def test_signs_do_not_change_how_much_a_word_adds(variant):
+    index = TextIndex("none", variant).build(["uno dos", "uno uno tres", "dos tres", "tres"])
+    plain, signed = index.search("uno dos"), index.search("+uno dos")
+    scores = dict(zip(plain.rows.tolist(), plain.scores.tolist(), strict=True))
+    assert set(signed.rows.tolist()) == {0, 1}
+    for row, score in zip(signed.rows.tolist(), signed.scores.tolist(), strict=True):
+        assert score == pytest.approx(scores[row], rel=1e-6)
+        assert score == pytest.approx(index.explain("+uno dos", row).score, rel=1e-6)
