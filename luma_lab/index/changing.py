@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from luma_lab.errors import InvalidArgument
-from luma_lab.index.protocol import as_vectors, check_threads
+from luma_lab.index.protocol import as_vectors, check_live_rows, check_threads
 from luma_lab.index.rows import Growing, read_only
 from luma_lab.index.updates import Rooms, insert, mend
 from luma_lab.kernels.graph import NO_NODE
@@ -109,7 +108,7 @@ class Changing:
         """
         with self._changing:
             graph = self._built(self._graph)
-            rows = _live_rows(rows, graph.live)
+            rows = check_live_rows(rows, graph.live)
             live = graph.live.copy()
             live[rows] = False
             self._rooms.live = Growing(live, owned=True)
@@ -174,20 +173,3 @@ class Changing:
         """Build anew where nothing lives; the numbers of the dead are free."""
         self.build(vectors)
         return np.arange(len(vectors), dtype=np.int64)
-
-
-def _live_rows(rows, live):
-    """Return row numbers as an int64 array; raise `InvalidArgument` unless all live, each once."""
-    array = np.atleast_1d(np.asarray(rows))
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InvalidArgument(
-            f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
-        )
-    array = array.astype(np.int64)
-    outside = array[(array < 0) | (array >= len(live))]
-    gone = outside if outside.size else array[~live[array]]
-    if gone.size:
-        raise InvalidArgument(f"row {gone[0]} is not there: expected the number of a live row")
-    if len(np.unique(array)) != len(array):
-        raise InvalidArgument("a row is named twice: expected row numbers without repeats")
-    return array

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from luma_lab.kernels.codescan import write_heap
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.distance import (
     COSINE,
@@ -125,18 +126,6 @@ def look_again(space, probe, query, query_square, vectors, metric, best, passed,
 
 
 @kernel
-def write_answer(heap, found, rows, distances):
-    """Write a heap of keys as ascending rows (k,) and distances, padded with -1 and inf."""
-    sort_heap(heap, found)
-    for j in range(found):
-        rows[j] = key_row(heap[j])
-        distances[j] = key_distance(heap[j])
-    for j in range(found, rows.shape[0]):
-        rows[j] = -1
-        distances[j] = np.inf
-
-
-@kernel
 def search_codes(
     space, mean, queries, vectors, neighbors, entry, metric, mask, use_mask, rerank,
     keys, fresh, seen, epoch, no_record, point, prepared, rows, distances, counts,
@@ -179,7 +168,7 @@ def search_codes(
         found, _ = look_again(
             space, probe, point[0], square, vectors, metric, best, passed, heap, rerank
         )
-        write_answer(heap, found, rows[i], distances[i])
+        write_heap(heap, found, rows[i], distances[i])
         counts[i, HOPS] = hops
         counts[i, COMPARISONS] = comparisons
         counts[i, PASS] = passed
@@ -225,4 +214,4 @@ def scan_among(
             for j in range(chosen.shape[0]):
                 key = pack_key(exact_distance(point[0], vectors, chosen[j], metric), chosen[j])
                 found = push_least(heap, found, key)
-        write_answer(heap, found, rows[i], distances[i])
+        write_heap(heap, found, rows[i], distances[i])

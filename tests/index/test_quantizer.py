@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from index_contract import METRICS, brute_force, clustered, every_metric
 
 import luma_lab
 from luma_lab import errors
@@ -19,7 +20,6 @@ from luma_lab.index.pq import PQQuantizer
 from luma_lab.index.quantizer import SHARE_ROWS, Q4Quantizer, Q8Quantizer
 from luma_lab.index.rows import METRIC_CODES, query_rows, read_only
 from luma_lab.kernels.codescan import rerank
-from tests.index.index_contract import METRICS, brute_force, clustered, every_metric
 
 KINDS = (Q8Quantizer, Q4Quantizer, PQQuantizer)
 every_kind = pytest.mark.parametrize("kind", KINDS)
