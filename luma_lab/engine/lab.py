@@ -57,6 +57,8 @@ class Parts:
     prepared: dict[Any, Any] = dataclasses.field(default_factory=dict)
     masks: Any = dataclasses.field(default_factory=lambda: zict.LRU(MASKS, {}))
     rebuilding: set[Any] = dataclasses.field(default_factory=set)
+    embedders: dict[int, Any] = dataclasses.field(default_factory=dict)
+    unfitted: dict[int, int] = dataclasses.field(default_factory=dict)
     wait_secs: float = 30.0
 
 

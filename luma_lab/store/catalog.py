@@ -10,6 +10,8 @@ _COLUMNS = (
     "created_at_ms, updated_at_ms, index_name, index_rows, index_offset, index_built_ms, "
     "meta_indexes"
 )
+# Stands among the index parameters, so that labs written before it need no other format.
+EMBEDDER = "embedder"
 
 
 class CollectionRow(NamedTuple):
@@ -17,7 +19,8 @@ class CollectionRow(NamedTuple):
 
     `rows` counts committed matrix rows, live and dead; `live` the points; `upserts` every
     point ever written. `kind` and `params` are what the user asked for, `index_name` is the
-    directory of the index in use.
+    directory of the index in use. `embedder` is the stamp of what makes the vectors, see
+    `luma_lab.engine.stamps`, or None.
     """
 
     uid: int
@@ -37,6 +40,7 @@ class CollectionRow(NamedTuple):
     index_offset: int
     index_built_ms: int | None
     meta_indexes: list[str]
+    embedder: dict[str, Any] | None = None
 
 
 def read_all(connection):
@@ -108,7 +112,18 @@ def set_index(connection, uid, index_name, rows, offset, built_ms):
 def set_params(connection, uid, params):
     """Store the index parameters of a collection."""
     connection.execute(
-        "UPDATE luma_collections SET params=? WHERE uid=?", (codec.encode(params).decode(), uid)
+        "UPDATE luma_collections SET params="
+        f"json_patch(?, json_object('{EMBEDDER}', json_extract(params, '$.{EMBEDDER}'))) "
+        "WHERE uid=?",
+        (codec.encode(params).decode(), uid),
+    )
+
+
+def set_embedder(connection, uid, stamp):
+    """Store the stamp of what makes a collection's vectors."""
+    connection.execute(
+        f"UPDATE luma_collections SET params=json_set(params, '$.{EMBEDDER}', json(?)) WHERE uid=?",
+        (codec.encode(stamp).decode(), uid),
     )
 
 
@@ -140,4 +155,4 @@ def _row(values):
     values = list(values)
     values[5] = codec.decode(values[5])
     values[16] = codec.decode(values[16])
-    return CollectionRow._make(values)
+    return CollectionRow(*values, values[5].pop(EMBEDDER, None))
