@@ -170,6 +170,11 @@ class TextCache:
         return self._now()
 
     @property
+    def latest(self):
+        """The latest `Moment` that was asked for, or None."""
+        return self._moment
+
+    @property
     def is_untidy(self):
         """Whether :meth:`tidy` has something to do."""
         moment = self._moment

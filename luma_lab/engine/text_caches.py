@@ -82,17 +82,30 @@ class TextCaches:
                 if connection.in_transaction:
                     connection.execute("COMMIT")
 
-    def loaded(self, uid):
-        """Return the `TextCache` of a collection that was searched."""
-        return self._caches[uid]
-
     def home(self, uid):
         """Return the directory of a collection's indexes."""
         return self._parts.matrices.directory(uid) / "index"
 
-    def disk_bytes(self, uid):
-        """Return the size of what is saved of a collection's text index."""
-        return text_files.disk_bytes(self.home(uid))
+    def sizes(self, uid):
+        """Return counts and bytes of a collection's text index, as a dict."""
+        disk_bytes = text_files.disk_bytes(self.home(uid))
+        cache = self._caches.get(uid)
+        moment = cache.latest if cache is not None else None
+        if moment is None:
+            return {
+                "terms": 0,
+                "segments": 0,
+                "applied_offset": 0,
+                "memory_bytes": 0,
+                "disk_bytes": disk_bytes,
+            }
+        return {
+            "terms": moment.index.words,
+            "segments": moment.index.segments,
+            "applied_offset": moment.offset,
+            "memory_bytes": cache.memory_bytes,
+            "disk_bytes": disk_bytes,
+        }
 
     def tend(self):
         """Have what there is to merge and to save done by a thread; called every second or so."""
@@ -190,3 +203,18 @@ def required(connection, name):
             "it some with set_text_fields"
         )
     return row
+
+
+def text_status(parts, row):
+    """Return what `index_status` shows of the text index of a catalog row, or None.
+
+    Of what this process has in memory: to look is not to load.
+    """
+    if row.text is None:
+        return None
+    return {
+        "language": row.text["language"],
+        "fields": dict(row.text["fields"]),
+        "documents": row.live,
+        **parts.texts.sizes(row.uid),
+    }

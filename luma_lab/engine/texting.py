@@ -233,22 +233,3 @@ def explain_text(parts, name, query, id):
 def analyze(parts, name, text):
     """Return the tokens of a text; see `Collection.analyze`."""
     return make_index(required(parts.database.reader(), name).text).analyze(text)
-
-
-@luma_errors
-def status(parts, name):
-    """Return what `index_status` shows of the text index, None where there are no text fields."""
-    if not has_text(parts, name):
-        return None
-    with parts.texts.reading(name) as reading:
-        row, moment = reading.row, reading.moment
-        return {
-            "language": row.text["language"],
-            "fields": dict(row.text["fields"]),
-            "documents": len(moment.index),
-            "terms": moment.index.words,
-            "segments": moment.index.segments,
-            "applied_offset": moment.offset,
-            "memory_bytes": parts.texts.loaded(row.uid).memory_bytes,
-            "disk_bytes": parts.texts.disk_bytes(row.uid),
-        }
