@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luma_lab.engine import builds, embedding, points, refitting, searching, stamps
-from luma_lab.engine.point_verbs import PointVerbs
-from luma_lab.engine.stamps import StaleVectors
-from luma_lab.errors import InvalidArgument, LumaError, UnknownName
-from luma_lab.store import mappings
+from luma_lab import codec
+from luma_lab.engine import builds, embedding, points, searching, texting
+from luma_lab.engine.embedding_verbs import EmbeddingVerbs
+from luma_lab.engine.text_settings import check_settings
+from luma_lab.errors import InvalidArgument, LumaError
+from luma_lab.store import catalog, mappings
 from luma_lab.store.database import luma_errors
+from luma_lab.types import WriteResult
 
 RETRIES = 8
 
@@ -33,6 +35,8 @@ class CollectionInfo:
     created_at_ms: int
     updated_at_ms: int
     meta_indexes: tuple[str, ...] = ()
+    text_fields: dict[str, float] | None = None
+    language: str | None = None
 
 
 class VectorSnapshot(NamedTuple):
@@ -43,8 +47,10 @@ class VectorSnapshot(NamedTuple):
     offset: int
 
 
-class Collection(PointVerbs):
+class Collection(EmbeddingVerbs):
     """A collection of a lab; see :class:`PointVerbs` for reading and writing points.
+
+    :class:`EmbeddingVerbs` has what makes vectors of texts.
 
     Thread-safe. Every search sees every write acknowledged before it began, in any process.
     """
@@ -138,98 +144,122 @@ class Collection(PointVerbs):
         """
         return self._searched(vectors, k, threads=threads, **options)
 
-    def use_embedder(self, embedder, *, fields=None, language=None, replace=False):
-        """Have vectors made of texts: those of points written without one, and of queries.
-
-        The collection is stamped with the embedder for good; another process, and another
-        notebook, has to hand in the same one (but for ``"lsa"``, which is saved with it).
+    def search_text(
+        self,
+        query,
+        k=10,
+        *,
+        filter=None,
+        min_score=None,
+        min_offset=None,
+        group_by=None,
+        group_limit=1,
+        facets=None,
+        facet_size=10,
+        sort=None,
+        highlight=False,
+        include_vector=False,
+        explain=False,
+    ):
+        """Find the `k` points whose text fields match a query best, by BM25.
 
         Parameters
         ----------
-        embedder : embedder, object with encode or embed, or str
-            See `luma_lab.engine.embedders.as_embedder`. ``"lsa"`` learns from the collection's
-            own texts: unasked once there are 50 points and whenever they have doubled, or by
-            :meth:`fit_embedder`. Until then its vectors are zero.
-        fields : list of str, optional
-            Dotted paths of the texts in a point's meta. Needed the first time.
-        language : str, optional
-            Of ``"lsa"``: see `luma_lab.index.analyzer.Analyzer`; default "en".
-        replace : bool
-            The vectors were made by another model: embed every point anew.
+        query : str
+            Words, and the syntax of `luma_lab.index.textquery`. Without a word, or of stop words
+            only, it finds nothing.
+        k, filter, min_score, min_offset, group_by, group_limit, include_vector
+            As in :meth:`search`; there are always min(k, matches) hits.
+        facets : list of str, optional
+            Dotted paths into meta: ``hits.facets`` tells of each how many of all matching points
+            (that score at least `min_score`) have which value, the most frequent first. Each
+            value of a list counts once, a missing field or null not at all.
+        facet_size : int
+            Values of each facet.
+        sort : str, optional
+            Dotted path into meta to order all matches by instead of by score; with a leading
+            ``-`` descending. Numbers come before strings, strings before booleans, what has
+            none of these last; equal ones are ordered by score.
+        highlight : bool
+            Put a `Snippet` of each text field on each hit, as ``hit.highlights``.
+        explain : bool
+            Fill in ``hits.receipt``, and ``hit.explanation`` of each hit.
 
         Returns
         -------
-        Job or None
-            Of embedding every point anew; vectors and stamp change in one commit at its end.
+        Hits
+            Best first; points of equal score in the order in which they were written.
 
         Raises
         ------
-        EmbedderMismatch
-            The stamp names another model, or one of this name with other vectors.
-        DimensionMismatch, InvalidArgument, UnknownName, NotSupported, Conflict
-        EmbedderUnavailable, EmbedderFailed
+        CollectionNotFound, InvalidArgument, InvalidFilter, CorruptStore
+        NotSupported
+            The collection has no text fields.
         """
-        return embedding.use(self._parts, self.name, embedder, fields, language, replace)
+        return texting.search_text(
+            self._parts,
+            self.name,
+            query,
+            k,
+            filter=filter,
+            min_score=min_score,
+            min_offset=min_offset,
+            group_by=group_by,
+            group_limit=group_limit,
+            facets=facets,
+            facet_size=facet_size,
+            sort=sort,
+            highlight=highlight,
+            include_vector=include_vector,
+            explain=explain,
+        )
 
-    def fit_embedder(self, kind="lsa", *, fields=None, language=None, replace=False):
-        """Fit an LSA on the collection's texts and embed every point with it; return the `Job`.
+    def explain_text(self, query, id):
+        """Return the `luma_lab.index.scoring.Explanation` of a point's score, in float64.
+
+        Raises
+        ------
+        CollectionNotFound, PointNotFound, NotSupported, InvalidArgument
+        """
+        return texting.explain_text(self._parts, self.name, query, points.check_id(id))
+
+    def analyze(self, text):
+        """Return the tokens of a text: each word, its place, and the forms it is found by."""
+        return texting.analyze(self._parts, self.name, text)
+
+    def set_text_fields(self, text_fields, language=None, **text_options):
+        """Make the points searchable by words, or by other words than before.
 
         Parameters
         ----------
-        kind : {"lsa"}
-        fields, language, replace
-            As in :meth:`use_embedder`.
+        text_fields : list of str, or dict of str to float, or None
+            Dotted paths into meta, with weights (default 1), at most 16. A list there counts
+            as its strings; what is missing, or is no text, as an empty text. None: text search
+            ends.
+        language : str, default "en"
+            A Snowball language ("en", "es", "de", ...), or "none" for words as they are.
+        **text_options
+            ``text_variant="lucene"``, ``k1=1.2``, ``b=0.75``, ``stop_words=False`` and
+            ``text_positions=False`` (needed by phrases), as of `luma_lab.index.TextIndex`.
+
+        Returns
+        -------
+        WriteResult
+            The index is made by the next search.
 
         Raises
         ------
-        UnknownName, InvalidArgument
-        Conflict
-            The vectors were made by something else and `replace` is not set.
+        CollectionNotFound, InvalidArgument, UnknownName
         """
-        if kind != stamps.LSA:
-            raise UnknownName("embedder to fit", kind, (stamps.LSA,))
-        return refitting.fit(self._parts, self.name, fields, language, replace)
+        settings = check_settings(text_fields, language, **text_options)
 
-    @property
-    def embedder(self):
-        """The embedder in use; None where none is set, or none is fitted yet."""
-        return embedding.embedder_of(self._parts, self._parts.follower.row(self.name))
+        def operation(unit):
+            row = catalog.require(unit.connection, self.name)
+            catalog.set_text(unit.connection, row.uid, settings)
+            data = codec.encode({"collection": self.name, "text": settings})
+            return WriteResult(unit.append("index_tuned", collection=self.name, data=data), 1)
 
-    def write_each(self, verb, items):
-        """Apply items in one commit, see :meth:`PointVerbs.write_each`."""
-        items = list(items)
-        results = super().write_each(verb, items)
-        for place, result in enumerate(results):
-            if isinstance(result, StaleVectors):
-                results[place] = self._again(partial(super().write_each, verb, [items[place]]))[0]
-        return results
-
-    def _searched(self, queries, k, **options):
-        search = partial(searching.search, self._parts, self.name, k=k, **options)
-        if type(queries) in (list, tuple) and queries and type(queries[0]) is str:
-            return embedding.answer(self._parts, self.name, list(queries), search)
-        return search(queries)
-
-    def _write(self, verb, ids, vectors, metas):
-        write = partial(super()._write, verb, ids, vectors, metas)
-        return write() if vectors is not None else self._again(write)
-
-    def _again(self, write):
-        """Return what a write returns; embed anew where the embedder changed on the way."""
-        for _ in range(RETRIES):
-            try:
-                return write()
-            except StaleVectors:
-                continue
-        raise LumaError(f"the embedder of {self.name!r} changes too fast: try again")
-
-    def _batch(self, row, verb, ids, vectors, metas):
-        if vectors is not None or row.embedder is None:
-            return super()._batch(row, verb, ids, vectors, metas)
-        batch = points.check_batch(
-            ids, None, metas, dim=row.dim, collection=self.name, keep_vectors=True
-        )
-        return embedding.fill(self._parts, row, batch)
+        return self._parts.writer.run(operation)
 
     def info(self):
         """Return the `CollectionInfo`."""
@@ -250,6 +280,8 @@ class Collection(PointVerbs):
             row.created_at_ms,
             row.updated_at_ms,
             tuple(row.meta_indexes),
+            dict(row.text["fields"]) if row.text else None,
+            row.text["language"] if row.text else None,
         )
 
     @luma_errors
@@ -291,6 +323,12 @@ class Collection(PointVerbs):
     def index_status(self):
         """Return a dict that tells which index answers, over which rows, how large it is."""
         return builds.status(self._parts, self.name)
+
+    def _searched(self, queries, k, **options):
+        search = partial(searching.search, self._parts, self.name, k=k, **options)
+        if type(queries) in (list, tuple) and queries and type(queries[0]) is str:
+            return embedding.answer(self._parts, self.name, list(queries), search)
+        return search(queries)
 
     def __len__(self):
         return self._row().live

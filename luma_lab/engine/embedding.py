@@ -97,13 +97,22 @@ def answer(parts, name, texts, search):
     raise LumaError(f"the embedder of collection {name!r} changes too fast: try again")
 
 
-def is_ready(parts, name):
-    """Return whether texts can be embedded for a collection: its embedder is there and fitted."""
+def can_embed(parts, name):
+    """Return whether a collection has an embedder that is fitted.
+
+    Raises
+    ------
+    CollectionNotFound
+    Conflict
+        It has one that was not handed to this process.
+    """
     row = parts.follower.row(name)
     stamp = stamp_of(row)
-    if stamp is None:
+    if stamp is None or (stamp.kind == LSA and stamp.directory is None):
         return False
-    return stamp.directory is not None if stamp.kind == LSA else row.uid in parts.embedders
+    if stamp.kind == GIVEN:
+        embedder_of(parts, row)
+    return True
 
 
 def fill(parts, row, batch):
@@ -173,9 +182,11 @@ def use(parts, name, thing, fields, language, replace):
 
 
 def check_fields(row, fields):
-    """Return the fields to embed: those asked for, those of the stamp, or raise."""
+    """Return the fields to embed: those asked for, of the stamp, of text search; or raise."""
     if fields is None:
         stamp = stamp_of(row)
+        if stamp is None and row.text is not None:
+            return [name for name, _ in row.text["fields"]]
         if stamp is None:
             raise InvalidArgument(
                 f"fields is missing: which texts of a point of {row.name!r} are embedded? "
@@ -197,7 +208,7 @@ def lsa_stamp(row, fields, language):
 
     old = stamp_of(row)
     if language is None:
-        language = (old and old.language) or "en"
+        language = (old and old.language) or (row.text and row.text["language"]) or "en"
     embedder = LsaEmbedder(row.dim, language)
     return Stamp(LSA, embedder.name, None, check_fields(row, fields), language=embedder.language)
 

@@ -6,14 +6,11 @@ models never come to lie in one collection unseen, and no text changes without i
 
 from typing import NamedTuple
 
-import msgspec
-
-from luma_lab.engine import filters
+from luma_lab.engine import text_settings
 from luma_lab.errors import Conflict, InvalidArgument
 
 LSA = "lsa"  # made here, of the collection's own texts
 GIVEN = "given"  # an object of the caller's
-_decoder = msgspec.json.Decoder()
 
 
 class Stamp(NamedTuple):
@@ -63,13 +60,11 @@ class Texts:
     """
 
     def __init__(self, fields):
-        self._paths = [filters.split_path(name) for name in fields]
+        self._texts = text_settings.Texts({"fields": [(field, 1.0) for field in fields]})
 
     def of(self, meta):
         """Return the text in a meta (JSON bytes or text); empty where there is none."""
-        value = _decoder.decode(meta)
-        texts = [_text(_dig(value, path)) for path in self._paths]
-        return "\n".join(text for text in texts if text.strip())
+        return "\n".join(text for text in self._texts.of(meta).values() if text.strip())
 
 
 def check_write(row, batch, old):
@@ -112,19 +107,3 @@ def check_write(row, batch, old):
                     else "give the vector too, or call use_embedder first"
                 )
             )
-
-
-def _text(value):
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return "\n".join(item for item in value if isinstance(item, str))
-    return ""
-
-
-def _dig(value, path):
-    for segment in path:
-        if not isinstance(value, dict) or segment not in value:
-            return None
-        value = value[segment]
-    return value

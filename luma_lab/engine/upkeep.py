@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from luma_lab.engine import builds, refitting, stamps, state
+from luma_lab.engine import builds, refitting, stamps, state, text_files
 from luma_lab.errors import LumaError, StoreClosed
 from luma_lab.store import catalog, leases, mappings
 from luma_lab.store import log as event_log
@@ -72,6 +72,7 @@ class Upkeep:
                 if now >= follow_at:
                     builds.follow_rows(parts)
                     refitting.follow_texts(parts)
+                    parts.texts.tend()
                     follow_at = time.monotonic() + FOLLOW_EVERY_SECS
                 if now >= trim_at:
                     trim_at = now + RETENTION_EVERY_SECS
@@ -144,5 +145,7 @@ def remove_orphans(unit, matrices):
         if leases.holder(unit.connection, f"build:{row.uid}", unit.now_ms):
             continue
         for index in (directory / "index").glob("*"):
+            if row.text is not None and index.name.startswith(text_files.PREFIX):
+                continue  # whoever saves the next one removes it
             if index.name != row.index_name:
                 shutil.rmtree(index, ignore_errors=True)

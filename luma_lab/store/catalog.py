@@ -11,7 +11,7 @@ _COLUMNS = (
     "meta_indexes"
 )
 # Stands among the index parameters, so that labs written before it need no other format.
-EMBEDDER = "embedder"
+TEXT, EMBEDDER = "text", "embedder"
 
 
 class CollectionRow(NamedTuple):
@@ -19,8 +19,9 @@ class CollectionRow(NamedTuple):
 
     `rows` counts committed matrix rows, live and dead; `live` the points; `upserts` every
     point ever written. `kind` and `params` are what the user asked for, `index_name` is the
-    directory of the index in use. `embedder` is the stamp of what makes the vectors, see
-    `luma_lab.engine.stamps`, or None.
+    directory of the index in use. `text` is what makes the points searchable by words, see
+    `luma_lab.engine.text_settings`, or None; `embedder` the stamp of what makes the vectors,
+    see `luma_lab.engine.stamps`, or None.
     """
 
     uid: int
@@ -40,6 +41,7 @@ class CollectionRow(NamedTuple):
     index_offset: int
     index_built_ms: int | None
     meta_indexes: list[str]
+    text: dict[str, Any] | None = None
     embedder: dict[str, Any] | None = None
 
 
@@ -67,8 +69,9 @@ def require(connection, name):
     return row
 
 
-def insert(connection, name, dim, metric, kind, params, now_ms, meta_indexes=()):
+def insert(connection, name, dim, metric, kind, params, now_ms, meta_indexes=(), text=None):
     """Add a collection and return its uid, which no other collection ever gets."""
+    stored = params if text is None else {**params, TEXT: text}
     connection.execute(
         "INSERT INTO luma_collections (name, dim, metric, kind, params, created_at_ms, "
         "updated_at_ms, meta_indexes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -77,7 +80,7 @@ def insert(connection, name, dim, metric, kind, params, now_ms, meta_indexes=())
             dim,
             metric,
             kind,
-            codec.encode(params).decode(),
+            codec.encode(stored).decode(),
             now_ms,
             now_ms,
             codec.encode(list(meta_indexes)).decode(),
@@ -111,11 +114,22 @@ def set_index(connection, uid, index_name, rows, offset, built_ms):
 
 def set_params(connection, uid, params):
     """Store the index parameters of a collection."""
+    kept = ", ".join(f"'{name}', json_extract(params, '$.{name}')" for name in (TEXT, EMBEDDER))
     connection.execute(
-        "UPDATE luma_collections SET params="
-        f"json_patch(?, json_object('{EMBEDDER}', json_extract(params, '$.{EMBEDDER}'))) "
-        "WHERE uid=?",
+        f"UPDATE luma_collections SET params=json_patch(?, json_object({kept})) WHERE uid=?",
         (codec.encode(params).decode(), uid),
+    )
+
+
+def set_text(connection, uid, text):
+    """Store what makes a collection searchable by words (None: nothing)."""
+    bare = f"json_remove(params, '$.{TEXT}')"
+    if text is None:
+        connection.execute(f"UPDATE luma_collections SET params={bare} WHERE uid=?", (uid,))
+        return
+    connection.execute(
+        f"UPDATE luma_collections SET params=json_set({bare}, '$.{TEXT}', json(?)) WHERE uid=?",
+        (codec.encode(text).decode(), uid),
     )
 
 
@@ -155,4 +169,4 @@ def _row(values):
     values = list(values)
     values[5] = codec.decode(values[5])
     values[16] = codec.decode(values[16])
-    return CollectionRow(*values, values[5].pop(EMBEDDER, None))
+    return CollectionRow(*values, values[5].pop(TEXT, None), values[5].pop(EMBEDDER, None))
