@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.engine import builds, embedding, points, searching, texting
+from luma_lab.engine import builds, embedding, hybrid, points, searching, texting
 from luma_lab.engine.embedding_verbs import EmbeddingVerbs
 from luma_lab.engine.text_settings import check_settings
 from luma_lab.errors import InvalidArgument, LumaError
@@ -210,6 +210,80 @@ class Collection(EmbeddingVerbs):
             facet_size=facet_size,
             sort=sort,
             highlight=highlight,
+            include_vector=include_vector,
+            explain=explain,
+        )
+
+    def search_hybrid(
+        self,
+        vector=None,
+        text=None,
+        k=10,
+        *,
+        fusion="rrf",
+        rrf_k=60,
+        weights=None,
+        candidates=None,
+        filter=None,
+        rerank=None,
+        group_by=None,
+        group_limit=1,
+        min_offset=None,
+        include_vector=False,
+        explain=False,
+    ):
+        """Find the `k` points that a vector and a text together find best.
+
+        Parameters
+        ----------
+        vector : array of shape (dim,), optional
+            Left out, the text is embedded where the collection has a fitted embedder.
+        text : str, optional
+            As in :meth:`search_text`, where the collection has text fields. At least one of the
+            two is needed; with only one branch to be had that one alone answers.
+        fusion : {"rrf", "weighted", "distribution"}, or dict with method, k, weights
+            See `luma_lab.engine.fusion`.
+        rrf_k : float
+            The larger, the less the first ranks stand out; for ``"rrf"``.
+        weights : dict, optional
+            Of the branches: ``{"vector": 1, "text": 1}``. What only a branch of weight 0 finds
+            is left out.
+        candidates : int, optional
+            How deep each branch looks; by default 100, or 4 times `k` where that is more.
+        rerank : callable, optional
+            ``rerank(text, hits) -> scores`` puts all fused candidates in a new order.
+        k, filter, group_by, group_limit, min_offset, include_vector, explain
+            As in :meth:`search`. There are always min(k, matches) hits, where what either branch
+            finds is a match.
+
+        Returns
+        -------
+        Hits
+            Of `luma_lab.engine.hybrid.HybridHit`, best first, equal ones by id: each with
+            ``branches``, its rank, score and weight in ``"vector"`` and ``"text"``.
+
+        Raises
+        ------
+        CollectionNotFound, DimensionMismatch, InvalidArgument, InvalidFilter, UnknownName
+        NotSupported
+            A text alone, and the collection has neither text fields nor an embedder.
+        EmbedderUnavailable, EmbedderFailed, CorruptStore
+        """
+        return hybrid.search_hybrid(
+            self._parts,
+            self.name,
+            vector,
+            text,
+            k,
+            fusion=fusion,
+            rrf_k=rrf_k,
+            weights=weights,
+            candidates=candidates,
+            filter=filter,
+            rerank=rerank,
+            group_by=group_by,
+            group_limit=group_limit,
+            min_offset=min_offset,
             include_vector=include_vector,
             explain=explain,
         )
