@@ -38,6 +38,9 @@ def check_settings(
         "stop_words": stop_words,
         "positions": text_positions,
     }
+    if stop_words is not None and not isinstance(stop_words, (bool, str)):
+        if hasattr(stop_words, "__iter__"):
+            options["stop_words"] = list(stop_words)
     options = {name: value for name, value in options.items() if value is not None}
     if text_fields is None:
         if options:
@@ -51,8 +54,6 @@ def check_settings(
     for name in ("k1", "b"):
         if name in settings:
             settings[name] = getattr(index.model, name)
-    if not isinstance(settings.get("stop_words", False), bool):
-        settings["stop_words"] = list(settings["stop_words"])
     return settings
 
 
