@@ -37,6 +37,7 @@ class CollectionInfo:
     meta_indexes: tuple[str, ...] = ()
     text_fields: dict[str, float] | None = None
     language: str | None = None
+    embedder: str | None = None
 
 
 class VectorSnapshot(NamedTuple):
@@ -356,6 +357,7 @@ class Collection(EmbeddingVerbs):
             tuple(row.meta_indexes),
             dict(row.text["fields"]) if row.text else None,
             row.text["language"] if row.text else None,
+            row.embedder["fingerprint"] or row.embedder["name"] if row.embedder else None,
         )
 
     @luma_errors

@@ -70,8 +70,12 @@ class EmbeddingVerbs(PointVerbs):
 
     @property
     def embedder(self):
-        """The embedder in use; None where none is set, or none is fitted yet."""
-        return embedding.embedder_of(self._parts, self._parts.follower.row(self.name))
+        """The embedder in use; None where none is set, or none is fitted yet.
+
+        Raises `Conflict` where this process was not given the one of the stamp.
+        """
+        parts = self._parts
+        return self._again(lambda: embedding.embedder_of(parts, parts.follower.row(self.name)))
 
     def write_each(self, verb, items):
         """Apply items in one commit, see :meth:`PointVerbs.write_each`."""
