@@ -128,7 +128,7 @@ WRONG_SHAPES = [
     ("POST", f"{V}/search", {"vector": [1, 2], "k": 1, "exact": 1}, "exact"),
     ("POST", GRAPH, {"max_degree": "many"}, "max_degree"),
 ]
-UNBUILT = [("POST", f"{V}/query"), ("POST", f"{V}/compact")]
+UNBUILT = [("POST", f"{V}/compact")]
 UNBUILT_FIELDS = [
     (f"{V}/search", {"vector": [1, 2], "k": 1, "params": {"nprobe": 3}}, "nprobe"),
     (f"{V}/search", {"vector": [1, 2], "k": 1, "params": {"rerank": 3}}, "rerank"),
