@@ -281,6 +281,8 @@ class Shelf:
         some = False
         while True:
             with self._changing:
+                if whole and self.contents.pending:
+                    self._set(self._sealed(self.contents))
                 contents = self.contents
             run = contents.segments if whole else _like_sized(contents.segments)
             if len(run) < 2:
