@@ -24,7 +24,9 @@ CHUNK_POINTS = 1 << 15
 LONG_LOG = 1 << 14
 # Deleted rows whose numbers are kept, beside as many as there are live ones.
 LEAST_DEAD = 1 << 12
-MANY_SEGMENTS = 6  # at which they are merged unasked
+MANY_SEGMENTS = 6  # at which those of like size are merged unasked
+# Postings up to which an index at rest is made one segment, for queries to be fastest.
+SMALL_INDEX = 1 << 22
 _KINDS = ", ".join(f"'{name}'" for name in sorted(event_log.POINT_TYPES))
 _CHANGES = (
     "SELECT offset, ts_ms, type, key, collection, data, crc FROM luma_log "
@@ -111,8 +113,8 @@ class TextCache:
     def __init__(self):
         self.lock = threading.RLock()
         self.index = None
-        self._moment = None
-        self._sound = False
+        self._moment = self._seen = None
+        self._sound = self._rests = False
 
     @property
     def memory_bytes(self):
@@ -174,11 +176,19 @@ class TextCache:
         """The latest `Moment` that was asked for, or None."""
         return self._moment
 
-    @property
-    def is_untidy(self):
-        """Whether :meth:`tidy` has something to do."""
+    def needs_tidying(self):
+        """Return whether :meth:`tidy` has something to do; asked from time to time."""
         moment = self._moment
-        return moment is not None and (moment.index.segments >= MANY_SEGMENTS or self._is_sparse)
+        if moment is None:
+            return False
+        self._rests = moment.index is self._seen  # nothing was written since the last look
+        self._seen = moment.index
+        return moment.index.segments >= MANY_SEGMENTS or self._is_sparse or self._can_rest
+
+    @property
+    def _can_rest(self):
+        index = self._seen
+        return self._rests and index.segments > 1 and index.postings <= SMALL_INDEX
 
     @property
     def _is_sparse(self):
@@ -186,7 +196,7 @@ class TextCache:
 
     def tidy(self):
         """Merge segments, and forget the numbers of deleted rows when they are most."""
-        if self.index.settle():
+        if self.index.settle(whole=self._can_rest):
             with self.lock:
                 self._moment = None
                 self._now()
@@ -285,7 +295,7 @@ class TextCache:
                 self._take(batch)
                 batch = _Batch()
         self._take(batch)
-        self.index.settle()
+        self.index.settle(whole=2 * len(missing) > len(rows))
 
     def _take(self, batch):
         """Apply the changes of a batch."""

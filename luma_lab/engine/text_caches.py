@@ -37,7 +37,7 @@ class TextCaches:
 
     def __init__(self, parts):
         self._parts = parts
-        self._caches = {}
+        self._caches, self._uids = {}, {}
         self._lock = threading.Lock()
         self._worker = None
         self._stopped = False
@@ -62,7 +62,9 @@ class TextCaches:
             yield Reading(connection, row, moment)
             return
         while True:
-            uid = required(connection, name).uid
+            uid = self._uids.get(name)
+            if uid is None:
+                uid = self._uids[name] = required(connection, name).uid
             cache = self._cache(uid)
             with cache.lock:
                 # Begun behind the lock: so no other thread is ahead of what this one sees.
@@ -71,6 +73,8 @@ class TextCaches:
                     row = required(connection, name)
                     if row.uid == uid:
                         moment = self._moment(cache, connection, row)
+                    else:
+                        self._uids.pop(name, None)  # dropped, and there again
                 except BaseException:
                     connection.execute("COMMIT")
                     raise
@@ -115,6 +119,7 @@ class TextCaches:
         rows = [r for r in catalog.read_all(self._parts.database.reader()) if r.text is not None]
         for uid in set(self._caches) - {row.uid for row in rows}:
             self._caches.pop(uid, None)
+            self._uids.clear()
         work = [row.name for row in rows if self._is_untidy(row) or self._is_due(row)]
         with self._lock:
             if work and not self._stopped:
@@ -147,7 +152,7 @@ class TextCaches:
 
     def _is_untidy(self, row):
         cache = self._caches.get(row.uid)
-        return cache is not None and cache.index is not None and cache.is_untidy
+        return cache is not None and cache.index is not None and cache.needs_tidying()
 
     def _is_due(self, row):
         saved = text_files.saved_counters(self.home(row.uid), row.text)

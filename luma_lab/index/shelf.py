@@ -270,8 +270,10 @@ class Shelf:
                 segments = (self._merged(segments, contents.live),)
             self._set(contents._replace(segments=segments))
 
-    def settle(self):
+    def settle(self, whole=False):
         """Merge neighbours of like size as another thread goes on; return whether any were.
+
+        With `whole` all become one.
 
         What is merged is weighed for the present average lengths at once, so that no search
         has to.
@@ -279,9 +281,11 @@ class Shelf:
         some = False
         while True:
             with self._changing:
+                if whole and self.contents.pending:
+                    self._set(self._sealed(self.contents))
                 contents = self.contents
-            run = _like_sized(contents.segments)
-            if not run:
+            run = contents.segments if whole else _like_sized(contents.segments)
+            if len(run) < 2:
                 return some
             merged = self._merged(run, contents.live)
             averages = [total / max(1, contents.live_count) for total in contents.totals]
@@ -293,6 +297,7 @@ class Shelf:
                     a is not b for a, b in zip(segments[first:], run, strict=False)
                 ):
                     continue  # changed as a whole meanwhile
+                whole = False
                 segments[first : first + len(run)] = [merged]
                 self._baked_ahead.append((merged, baked))
                 self._set(self.contents._replace(segments=tuple(segments)))

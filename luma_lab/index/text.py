@@ -243,6 +243,11 @@ class TextIndex(TextChanges):
         return len(self._lexicon.words)
 
     @property
+    def postings(self):
+        """Number of postings, those of deleted rows included."""
+        return sum(len(segment.rows) for segment in self._shelf.contents.segments)
+
+    @property
     def segments(self):
         """Number of segments a search visits now."""
         return len(self._shelf.view().segments)

@@ -70,15 +70,20 @@ class TextChanges(TextDirectory):
         self._shelf.merge()
         return self
 
-    def settle(self):
+    def settle(self, whole=False):
         """Merge segments of like size, without keeping others from adding and searching.
+
+        Parameters
+        ----------
+        whole : bool
+            Make one of all of them.
 
         Returns
         -------
         bool
             Whether there were any.
         """
-        return self._shelf.settle()
+        return self._shelf.settle(whole)
 
     def compact(self):
         """Forget the numbers of deleted rows; return the former rows of those that are left.
