@@ -180,7 +180,7 @@ class TextCache:
         """Return whether :meth:`tidy` has something to do; asked from time to time."""
         moment = self._moment
         if moment is None:
-            return False
+            return True  # someone's time limit passed while it was made
         self._rests = moment.index is self._seen  # nothing was written since the last look
         self._seen = moment.index
         return moment.index.segments >= MANY_SEGMENTS or self._is_sparse or self._can_rest

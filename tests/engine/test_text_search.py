@@ -10,7 +10,7 @@ from children import child, tell
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luma_lab.engine import text_cache, text_caches, texting
+from luma_lab.engine import text_cache, text_caches, text_files, texting
 from luma_lab.engine.lab import Lab
 from luma_lab.errors import (
     CollectionNotFound,
@@ -18,9 +18,12 @@ from luma_lab.errors import (
     InvalidFilter,
     NotSupported,
     PointNotFound,
+    StoreFull,
     UnknownName,
+    WaitTimeout,
 )
 from luma_lab.index import TextIndex
+from luma_lab.store import deadline
 from luma_lab.store import log as event_log
 
 WORDS = "campaña campana año ano años luz luces gas dog dogs running ran x y z".split()
@@ -694,3 +697,54 @@ def test_an_unbuilt_lab_costs_nothing_to_look_at(docs):
     status = docs.index_status()["text"]
     assert status["memory_bytes"] > 0 and status["segments"] == 1 and status["terms"] > 3
     assert status["language"] == "es" and status["fields"] == FIELDS
+
+
+def test_a_time_limit_stops_the_first_search_but_not_the_next(docs, eager):
+    metas = fill(docs, 40)
+    with pytest.raises(WaitTimeout), deadline.limited(0.0):
+        docs.search_text("luz", 100)
+    with docs._parts.texts._cache(1).lock:
+        waiting = threading.Thread(target=lambda: errors.append(limited_search(docs)))
+        errors = []
+        waiting.start()
+        waiting.join()
+    assert isinstance(errors[0], WaitTimeout) and "still being made" in str(errors[0])
+    found = {hit.id for hit in docs.search_text("luz", 100)}
+    assert found == {id for id, m in metas.items() if "luz" in str(m) or "luces" in str(m)}
+
+
+def limited_search(docs):
+    try:
+        with deadline.limited(0.05):
+            return docs.search_text("luz")
+    except WaitTimeout as error:
+        return error
+
+
+def test_verify_names_a_damaged_text_index(path, eager):
+    with Lab(path) as lab:
+        fill(new_collection(lab), 30)
+        tend(lab)
+        assert lab.verify().ok and lab.verify().checked["text indexes"] == 1
+        file = max(lab.path.glob("collections/1/index/text-*/s0_rows-*.npy"))
+        file.write_bytes(file.read_bytes()[:-1])
+        (problem,) = lab.verify().problems
+        assert "'docs'" in problem and "text-" in problem
+
+
+def test_a_full_disk_leaves_the_index_that_was_saved(path, eager, monkeypatch, caplog):
+    with Lab(path) as lab:
+        docs = new_collection(lab)
+        fill(docs, 20)
+        tend(lab)
+        saved = text_directories(lab)
+
+        def full(*_):
+            raise StoreFull("no space left")
+
+        monkeypatch.setattr(text_files, "save_arrays", full)
+        fill(docs, 20, first=20)
+        docs.search_text("luz")
+        tend(lab)
+        assert text_directories(lab) == saved and "was not saved" in caplog.text
+        assert len(docs.search_text("luz gas campaña", 99)) > 20
