@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from luma_lab.engine.text_settings import Texts, make_index
-from luma_lab.errors import CorruptStore
+from luma_lab.errors import Conflict, CorruptStore
 from luma_lab.store import log as event_log
 from luma_lab.store import mappings
 
@@ -155,9 +155,19 @@ class TextCache:
         ----------
         connection : apsw.Connection
             Inside the read transaction that read the catalog row `row`.
+
+        Raises
+        ------
+        Conflict
+            The cache is later, and of a matrix that was compacted since.
         """
         head = event_log.read_head(connection)
         if self._sound and head.offset < self.applied and head.epoch == self._epoch:
+            if self._counters.generation != row.generation:
+                raise Conflict(
+                    f"collection {row.name!r} was compacted after the transaction began: "
+                    "begin it again"
+                )
             return self._now()
         counters = Counters(row.generation, row.rows, row.live, row.upserts)
         if not self._sound or self._counters != counters or self._epoch != head.epoch:

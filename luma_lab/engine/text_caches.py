@@ -46,7 +46,8 @@ class TextCaches:
 
     def __init__(self, parts):
         self._parts = parts
-        self._caches, self._uids, self._rest_until = {}, {}, {}
+        self._caches, self._uids = {}, {}
+        self._rest_until, self._not_due = {}, {}
         self._lock = threading.Lock()
         self._worker = None
         self._stopped = False
@@ -163,6 +164,7 @@ class TextCaches:
         if cache.needs(row.text):
             head = event_log.read_head(connection)
             cache.start(row.text, text_files.load_latest(self.home(row.uid), row.text, head))
+            self._not_due.pop(row.uid, None)
         return cache.moment(connection, row)
 
     def _is_untidy(self, row):
@@ -170,6 +172,15 @@ class TextCaches:
         return cache is not None and cache.needs_tidying()
 
     def _is_due(self, row):
+        state = row.text, row.generation, row.live, row.upserts
+        if self._not_due.get(row.uid) == state:
+            return False  # nothing happened since the last look at the files
+        if not self._changed_much(row):
+            self._not_due[row.uid] = state
+            return False
+        return True
+
+    def _changed_much(self, row):
         saved = text_files.saved_counters(self.home(row.uid), row.text)
         if saved is None:
             return row.live >= LEAST_UNSAVED

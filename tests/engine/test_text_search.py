@@ -14,6 +14,7 @@ from luma_lab.engine import text_cache, text_caches, text_files, texting
 from luma_lab.engine.lab import Lab
 from luma_lab.errors import (
     CollectionNotFound,
+    Conflict,
     InvalidArgument,
     InvalidFilter,
     NotSupported,
@@ -25,6 +26,7 @@ from luma_lab.errors import (
 from luma_lab.index import TextIndex
 from luma_lab.store import deadline
 from luma_lab.store import log as event_log
+from luma_lab.store.mappings import PointRow, write_points
 
 WORDS = "campaña campana año ano años luz luces gas dog dogs running ran x y z".split()
 FIELDS = {"title": 2.0, "body.text": 1.0}
@@ -394,6 +396,20 @@ def test_ties_are_broken_alike_before_and_after_a_rebuild(path):
         assert [hit.id for hit in hits] == before == [f"p{i}" for i in range(20)]
 
 
+def compact(unit):
+    """Do to the tables what a compaction does: a new generation, the live rows close together."""
+    run = unit.connection.execute
+    points = run("SELECT point, id, revision, meta FROM luma_points ORDER BY point").fetchall()
+    run("DELETE FROM luma_points")
+    rows = [
+        PointRow(i, id, revision, meta.encode()) for i, (_, id, revision, meta) in enumerate(points)
+    ]
+    write_points(unit.connection, 1, rows)
+    run("UPDATE luma_collections SET generation=1, rows=?", (len(rows),))
+    run("DELETE FROM luma_blocks")
+    return unit.append("index_tuned", collection="docs", data=b"{}")
+
+
 def test_compaction_of_the_matrix_only_renumbers(lab, monkeypatch):
     """What a new generation with other rows would look like: the texts stay as they are."""
     docs, model = new_collection(lab), Model()
@@ -403,21 +419,6 @@ def test_compaction_of_the_matrix_only_renumbers(lab, monkeypatch):
     for i in range(0, 50, 2):
         model.delete(f"p{i}")
     assert_same(docs, model)
-
-    def compact(unit):
-        run = unit.connection.execute
-        points = run("SELECT point, id, revision, meta FROM luma_points ORDER BY point").fetchall()
-        run("DELETE FROM luma_points")
-        from luma_lab.store.mappings import PointRow, write_points
-
-        rows = [
-            PointRow(i, id, revision, meta.encode())
-            for i, (_, id, revision, meta) in enumerate(points)
-        ]
-        write_points(unit.connection, 1, rows)
-        run("UPDATE luma_collections SET generation=1, rows=?", (len(rows),))
-        run("DELETE FROM luma_blocks")
-        return unit.append("index_tuned", collection="docs", data=b"{}")
 
     lab._parts.writer.run(compact)
     monkeypatch.setattr(
@@ -591,6 +592,12 @@ def test_a_transaction_begun_earlier_joins(lab, docs):
         rows, _ = texting.text_candidates(lab._parts, "docs", "luz", 100)
         assert 10 in rows
         assert [hit.id for hit in docs.search_text("luz", 100)].count("late") == 0
+        lab._parts.writer.run(compact)
+        later = threading.Thread(target=lambda: docs.search_text("luz"))
+        later.start()
+        later.join()
+        with pytest.raises(Conflict, match="begin it again"):
+            docs.search_text("luz")
     finally:
         connection.execute("COMMIT")
     assert [hit.id for hit in docs.search_text("luz", 100)].count("late") == 1
