@@ -8,7 +8,7 @@ import numpy as np
 from luma_lab import codec
 from luma_lab.engine import builds, points, searching, texting
 from luma_lab.engine.point_verbs import PointVerbs
-from luma_lab.engine.text_settings import check_settings
+from luma_lab.engine.text_settings import check_settings, field_languages, field_weights
 from luma_lab.errors import InvalidArgument, LumaError
 from luma_lab.store import catalog, mappings
 from luma_lab.store.database import luma_errors
@@ -36,6 +36,7 @@ class CollectionInfo:
     meta_indexes: tuple[str, ...] = ()
     text_fields: dict[str, float] | None = None
     language: str | None = None
+    field_languages: dict[str, str] | None = None
 
 
 class VectorSnapshot(NamedTuple):
@@ -219,19 +220,27 @@ class Collection(PointVerbs):
         """
         return texting.explain_text(self._parts, self.name, query, points.check_id(id))
 
-    def analyze(self, text):
-        """Return the tokens of a text: each word, its place, and the forms it is found by."""
-        return texting.analyze(self._parts, self.name, text)
+    def analyze(self, text, field=None):
+        """Return the tokens of a text: each word, its place, and the forms it is found by.
+
+        Parameters
+        ----------
+        text : str
+        field : str, optional
+            The text field whose language is taken; by default the collection's.
+        """
+        return texting.analyze(self._parts, self.name, text, field)
 
     def set_text_fields(self, text_fields, language=None, **text_options):
         """Make the points searchable by words, or by other words than before.
 
         Parameters
         ----------
-        text_fields : list of str, or dict of str to float, or None
-            Dotted paths into meta, with weights (default 1), at most 16. A list there counts
-            as its strings; what is missing, or is no text, as an empty text. None: text search
-            ends.
+        text_fields : list of str, or dict of str to float or dict, or None
+            Dotted paths into meta, with weights (default 1), at most 16. A field with a
+            language of its own has ``{"weight": 2.0, "language": "es"}`` for its weight. A list
+            in a meta counts as its strings; what is missing, or is no text, as an empty text.
+            None: text search ends.
         language : str, default "en"
             A Snowball language ("en", "es", "de", ...), or "none" for words as they are.
         **text_options
@@ -276,8 +285,9 @@ class Collection(PointVerbs):
             row.created_at_ms,
             row.updated_at_ms,
             tuple(row.meta_indexes),
-            dict(row.text["fields"]) if row.text else None,
+            field_weights(row.text) if row.text else None,
             row.text["language"] if row.text else None,
+            field_languages(row.text) if row.text else None,
         )
 
     @luma_errors

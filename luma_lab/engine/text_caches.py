@@ -10,6 +10,7 @@ import apsw
 
 from luma_lab.engine import text_files
 from luma_lab.engine.text_cache import Moment, TextCache
+from luma_lab.engine.text_settings import field_languages, field_weights
 from luma_lab.errors import (
     CollectionNotFound,
     LeaseHeld,
@@ -260,7 +261,8 @@ def text_status(parts, row):
         return None
     return {
         "language": row.text["language"],
-        "fields": dict(row.text["fields"]),
+        "fields": field_weights(row.text),
+        "field_languages": field_languages(row.text),
         "documents": row.live,
         **parts.texts.sizes(row.uid),
     }

@@ -119,6 +119,11 @@ class TextIndex(TextChanges):
         """Short name of the language."""
         return self._languages.main.analyzer.language
 
+    @property
+    def field_languages(self):
+        """Short name of each field's language, in order."""
+        return list(self._languages.of_fields)
+
     def search(self, query, k=10, *, mask=None, syntax=True, way="auto"):
         """Find the `k` best rows of a query.
 

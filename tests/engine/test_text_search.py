@@ -603,6 +603,26 @@ def test_a_transaction_begun_earlier_joins(lab, docs):
     assert [hit.id for hit in docs.search_text("luz", 100)].count("late") == 1
 
 
+def test_fields_may_have_languages_of_their_own(path):
+    fields = {"es": {"weight": 2, "language": "es"}, "en": 1, "raw": {"language": "none"}}
+    with Lab(path) as lab:
+        docs = lab.create_collection("docs", 2, text_fields=fields, language="en")
+        assert docs.info().text_fields == {"es": 2.0, "en": 1.0, "raw": 1.0}
+        assert docs.info().field_languages == {"es": "es", "raw": "none"}
+        docs.upsert("a", [0, 1], {"es": "las campañas", "en": "running dogs"})
+        docs.upsert("b", [0, 1], {"es": "running dogs", "raw": "dogs"})
+    with Lab(path) as lab:
+        docs = lab.collection("docs")
+        assert [hit.id for hit in docs.search_text("campaña")] == ["a"]
+        assert [hit.id for hit in docs.search_text("run")] == ["a"]
+        (hit,) = docs.search_text("campana run", highlight=True)
+        assert hit.highlights["es"].html == "las <mark>campañas</mark>"
+        assert hit.highlights["en"].html == "<mark>running</mark> dogs"
+        assert docs.analyze("running", "raw")[0].forms == ("running",)
+        with pytest.raises(UnknownName, match="field 'x'"):
+            docs.analyze("running", "x")
+
+
 def test_analyze_shows_the_forms(docs):
     assert [token.forms for token in docs.analyze("Los años")][1] == ("años", "año", "ano")
 
@@ -626,6 +646,9 @@ def test_analyze_shows_the_forms(docs):
         ({"text_fields": ["a"], "b": 1.5}, InvalidArgument, "b="),
         ({"text_fields": ["a"], "stop_words": 5}, InvalidArgument, "stop_words"),
         ({"text_fields": ["a"], "text_positions": "yes"}, InvalidArgument, "positions"),
+        ({"text_fields": {"a": {"language": "xx"}}}, UnknownName, "'xx'"),
+        ({"text_fields": {"a": {"wait": 2}}}, UnknownName, "'wait'"),
+        ({"text_fields": {"a": {"weight": None}}}, InvalidArgument, "weight of text field 'a'"),
         ({"language": "es"}, InvalidArgument, "without text_fields"),
         ({"k1": 1.0}, InvalidArgument, "without text_fields"),
     ],
