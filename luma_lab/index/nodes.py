@@ -12,6 +12,7 @@ from luma_lab.index.rows import (
     Growing,
     graph_rows,
     graph_stride,
+    is_copied,
     kept,
     query_rows,
     read_only,
@@ -55,6 +56,13 @@ class FloatNodes:
     def make(cls, vectors, metric, threads, given):
         """Return the nodes of checked vectors (n, dim), made from what the caller gave."""
         return cls(graph_rows(vectors, metric), metric)
+
+    @staticmethod
+    def bytes_of(vectors, metric, given):
+        """Return what :meth:`make` allocates."""
+        return len(vectors) * graph_stride(vectors.shape[1]) * 4
+
+    building_bytes = 0  # what `building_space` allocates
 
     def put(self, places, vectors, total):
         """Return the nodes with checked vectors at row numbers `places`, `total` in all."""
@@ -129,6 +137,19 @@ class CodedNodes:
         quantizer = Q8Quantizer(vectors.shape[1], metric).fit(vectors)
         return cls(vectors, quantizer.encode(vectors, threads=threads), quantizer)
 
+    @staticmethod
+    def bytes_of(vectors, metric, given):
+        """Return what :meth:`make` allocates."""
+        codes = len(vectors) * Q8Quantizer(vectors.shape[1], metric).row_bytes
+        return codes + (vectors.nbytes if is_copied(vectors, given) else 0)
+
+    @property
+    def building_bytes(self):
+        """Bytes that :attr:`building_space` allocates."""
+        if self.metric != "cosine" or not len(self) or self._space_is_fine():
+            return 0
+        return len(self) * graph_stride(self.vectors.shape[1]) * 4
+
     def put(self, places, vectors, total):
         """Return the nodes with checked vectors at row numbers `places`, `total` in all."""
         of_vectors, of_codes = self._rooms
@@ -154,13 +175,16 @@ class CodedNodes:
         """The space edges are chosen in: the codes where they are fine enough."""
         if self.metric == "dot":  # codes measure L2 from each other, and only that
             return FloatSpace(self.vectors, DOT)
-        if self._is_fine is None:
-            self._is_fine = self._tells_neighbours_apart()
-        if self._is_fine:
+        if self._space_is_fine():
             return self._space
         if self.metric == "l2":
             return FloatSpace(self.vectors, L2)
         return FloatSpace(graph_rows(self.vectors, self.metric), L2)
+
+    def _space_is_fine(self):
+        if self._is_fine is None:
+            self._is_fine = self._tells_neighbours_apart()
+        return self._is_fine
 
     def _tells_neighbours_apart(self):
         """Return whether rounding to codes moves rows by little against their neighbours' distance.

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 
 from luma_lab.errors import CorruptStore, InvalidArgument, UnknownName
-from luma_lab.index.builder import build_graph
+from luma_lab.index.builder import build_graph, graph_row_bytes
 from luma_lab.index.changing import Changing
 from luma_lab.index.directory import Directory
 from luma_lab.index.graph import Graph
@@ -30,6 +30,7 @@ from luma_lab.types import Neighbors, SearchStats
 SEARCH_LIST_SIZE = 64  # recall@10 above 0.95 on the sets we measured
 MAX_DEGREE = 1024
 MAX_LIST_SIZE = 1 << 20
+LEAST_BUILD_BYTES = 4 << 20  # samples, threads' scratch
 
 
 class VamanaIndex(Changing, Directory):
@@ -117,7 +118,7 @@ class VamanaIndex(Changing, Directory):
         self._rooms = None
         self._changing = threading.RLock()
 
-    def build(self, vectors, progress=False):
+    def build(self, vectors, progress=False, *, memory_bytes=None):
         """Build the graph of `vectors` (n, dim); return self.
 
         Parameters
@@ -125,6 +126,9 @@ class VamanaIndex(Changing, Directory):
         progress : bool or callable
             True shows a progress bar; a callable gets the finished fraction, 0 to 1, and may
             raise to end the build: then the index stays as it was.
+        memory_bytes : int, optional
+            What the build may allocate beside `vectors`; a build that needs more is refused. Copies
+            of a writable array, and of one that is not float32, count.
 
         Raises
         ------
@@ -133,8 +137,14 @@ class VamanaIndex(Changing, Directory):
         """
         checked = as_vectors(vectors, self.dim)
         threads = check_threads(self.threads)
+        nodes_of = NODES[self.quantizer]
+        budget = _Budget(memory_bytes, len(checked), self.max_degree)
+        converted = isinstance(vectors, np.ndarray) and not np.may_share_memory(checked, vectors)
+        budget.take(nodes_of.bytes_of(checked, self.metric, vectors))
+        budget.take(checked.nbytes if converted else 0)
         with reporting(progress, "vamana") as report:
-            nodes = NODES[self.quantizer].make(checked, self.metric, threads, vectors)
+            nodes = nodes_of.make(checked, self.metric, threads, vectors)
+            budget.take(nodes.building_bytes)
             if len(nodes):
                 neighbors, entry = build_graph(
                     nodes.building_space,
@@ -317,6 +327,24 @@ def resolve_list_size(search_list_size, k):
     if size < k:
         raise InvalidArgument(f"search_list_size={size}: expected at least k={k}")
     return size
+
+
+class _Budget:
+    """Counts what a build is going to allocate; refuses what is beyond `allowed` bytes."""
+
+    def __init__(self, allowed, rows, max_degree):
+        self._allowed = allowed
+        if allowed is not None:
+            self._allowed = check_integer("memory_bytes", allowed, 1)
+        self._needed = int(rows * graph_row_bytes(max_degree)) + LEAST_BUILD_BYTES
+
+    def take(self, size):
+        self._needed += size
+        if self._allowed is not None and self._needed > self._allowed:
+            raise InvalidArgument(
+                f"memory_bytes={self._allowed}: this build takes up to {self._needed} bytes; give "
+                "as many, or a lower max_degree, or use DiskIndex.build with build_memory_bytes"
+            )
 
 
 def _check_alpha(alpha):

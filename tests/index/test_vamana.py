@@ -1,5 +1,7 @@
 """VamanaIndex: its graph, its recall, its determinism."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from index_contract import IndexContract, clustered, every_metric, recall
@@ -227,3 +229,25 @@ def test_codes_of_near_rows_in_doubt_are_compared_exactly():
     found = index.search(vectors[:50], k=5, rows=few)
     expected = exact.search(vectors[:50], k=5, mask=np.arange(900) % 3 == 0)
     assert (found.distances == expected.distances).all()
+
+
+@pytest.mark.parametrize(("metric", "quantizer"), [("l2", "q8"), ("cosine", None)])
+def test_a_build_allocates_no_more_than_its_budget_and_refuses_one_that_is_too_small(
+    metric, quantizer
+):
+    vectors = np.random.default_rng(3).normal(size=(4000, 32)).astype(np.float32)
+    index = VamanaIndex(32, metric, quantizer=quantizer, max_degree=16, build_list_size=32)
+    index.build(vectors[:200])  # what is compiled or imported now is no part of what follows
+    before = index.fingerprint
+    with pytest.raises(errors.InvalidArgument, match="this build takes up to") as refused:
+        index.build(vectors, memory_bytes=1000)
+    assert index.fingerprint == before
+    needed = int(str(refused.value).split("up to ")[1].split()[0])
+    tracemalloc.start()
+    try:
+        index.build(vectors, memory_bytes=needed)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(index) == 4000
+    assert index.memory_bytes < peak <= needed
