@@ -29,7 +29,7 @@ CHILD = Path(__file__).with_name("disk_child.py")
 def measure(
     base, queries, peer_python=None, *, rows=500_000, n_queries=500, rounds=3, max_degree=32,
     build_list_size=75, memory_bytes=64 << 20, build_memory_bytes=128 << 20, widths=(4, 8),
-    directory=None,
+    directory=None, kept=None,
 ):  # fmt: skip
     """Build and search both; return a dict of figures.
 
@@ -41,6 +41,9 @@ def measure(
         What an open index may hold.
     directory : path, optional
         A folder on the disk to measure.
+    kept : path, optional
+        A folder to keep the indexes in: what an earlier call with the same parameters built
+        there is searched again, and not built.
 
     Returns
     -------
@@ -72,12 +75,15 @@ def measure(
     children, result = {}, {}
     try:
         for name, python in pythons.items():
-            folder = home / name
-            folder.mkdir()
-            children[name] = _Child(python, name, {**order, "folder": str(folder)})
-            built = children[name]({"do": "build"})
-            result[name] = {"build_s": built["seconds"]}
-            children[name].close()  # a build leaves memory behind that no search needs
+            folder = Path(kept or home) / name
+            result[name] = {}
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                # A build leaves memory behind that no search needs: it has a process of its own.
+                children[name] = _Child(python, name, {**order, "folder": str(folder)})
+                built = children[name]({"do": "build"})
+                result[name] = {"build_s": built["seconds"]}
+                children[name].close()
             children[name] = _Child(python, name, {**order, "folder": str(folder)})
             small = home / f"{name}-small"
             small.mkdir()
