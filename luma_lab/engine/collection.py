@@ -5,11 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luma_lab.engine import builds, searching
+from luma_lab import codec
+from luma_lab.engine import builds, points, searching, texting
 from luma_lab.engine.point_verbs import PointVerbs
+from luma_lab.engine.text_settings import check_settings
 from luma_lab.errors import InvalidArgument, LumaError
-from luma_lab.store import mappings
+from luma_lab.store import catalog, mappings
 from luma_lab.store.database import luma_errors
+from luma_lab.types import WriteResult
 
 RETRIES = 8
 
@@ -31,6 +34,8 @@ class CollectionInfo:
     created_at_ms: int
     updated_at_ms: int
     meta_indexes: tuple[str, ...] = ()
+    text_fields: dict[str, float] | None = None
+    language: str | None = None
 
 
 class VectorSnapshot(NamedTuple):
@@ -135,6 +140,123 @@ class Collection(PointVerbs):
         """
         return searching.search(self._parts, self.name, vectors, k, threads=threads, **options)
 
+    def search_text(
+        self,
+        query,
+        k=10,
+        *,
+        filter=None,
+        min_score=None,
+        min_offset=None,
+        group_by=None,
+        group_limit=1,
+        facets=None,
+        facet_size=10,
+        sort=None,
+        highlight=False,
+        include_vector=False,
+        explain=False,
+    ):
+        """Find the `k` points whose text fields match a query best, by BM25.
+
+        Parameters
+        ----------
+        query : str
+            Words, and the syntax of `luma_lab.index.textquery`. Without a word, or of stop words
+            only, it finds nothing.
+        k, filter, min_score, min_offset, group_by, group_limit, include_vector
+            As in :meth:`search`; there are always min(k, matches) hits.
+        facets : list of str, optional
+            Dotted paths into meta: ``hits.facets`` tells of each how many of all matching points
+            (that score at least `min_score`) have which value, the most frequent first. Each
+            value of a list counts once, a missing field or null not at all.
+        facet_size : int
+            Values of each facet.
+        sort : str, optional
+            Dotted path into meta to order all matches by instead of by score; with a leading
+            ``-`` descending. Numbers come before strings, strings before booleans, what has
+            none of these last; equal ones are ordered by score.
+        highlight : bool
+            Put a `Snippet` of each text field on each hit, as ``hit.highlights``.
+        explain : bool
+            Fill in ``hits.receipt``, and ``hit.explanation`` of each hit.
+
+        Returns
+        -------
+        Hits
+            Best first; points of equal score in the order in which they were written.
+
+        Raises
+        ------
+        CollectionNotFound, InvalidArgument, InvalidFilter, CorruptStore
+        NotSupported
+            The collection has no text fields.
+        """
+        return texting.search_text(
+            self._parts,
+            self.name,
+            query,
+            k,
+            filter=filter,
+            min_score=min_score,
+            min_offset=min_offset,
+            group_by=group_by,
+            group_limit=group_limit,
+            facets=facets,
+            facet_size=facet_size,
+            sort=sort,
+            highlight=highlight,
+            include_vector=include_vector,
+            explain=explain,
+        )
+
+    def explain_text(self, query, id):
+        """Return the `luma_lab.index.scoring.Explanation` of a point's score, in float64.
+
+        Raises
+        ------
+        CollectionNotFound, PointNotFound, NotSupported, InvalidArgument
+        """
+        return texting.explain_text(self._parts, self.name, query, points.check_id(id))
+
+    def analyze(self, text):
+        """Return the tokens of a text: each word, its place, and the forms it is found by."""
+        return texting.analyze(self._parts, self.name, text)
+
+    def set_text_fields(self, text_fields, language=None, **text_options):
+        """Make the points searchable by words, or by other words than before.
+
+        Parameters
+        ----------
+        text_fields : list of str, or dict of str to float, or None
+            Dotted paths into meta, with weights (default 1), at most 16. A list there counts
+            as its strings; what is missing, or is no text, as an empty text. None: text search
+            ends.
+        language : str, default "en"
+            A Snowball language ("en", "es", "de", ...), or "none" for words as they are.
+        **text_options
+            ``text_variant="lucene"``, ``k1=1.2``, ``b=0.75``, ``stop_words=False`` and
+            ``text_positions=False`` (needed by phrases), as of `luma_lab.index.TextIndex`.
+
+        Returns
+        -------
+        WriteResult
+            The index is made by the next search.
+
+        Raises
+        ------
+        CollectionNotFound, InvalidArgument, UnknownName
+        """
+        settings = check_settings(text_fields, language, **text_options)
+
+        def operation(unit):
+            row = catalog.require(unit.connection, self.name)
+            catalog.set_text(unit.connection, row.uid, settings)
+            data = codec.encode({"collection": self.name, "text": settings})
+            return WriteResult(unit.append("index_tuned", collection=self.name, data=data), 1)
+
+        return self._parts.writer.run(operation)
+
     def info(self):
         """Return the `CollectionInfo`."""
         row = self._parts.follower.row(self.name)
@@ -154,6 +276,8 @@ class Collection(PointVerbs):
             row.created_at_ms,
             row.updated_at_ms,
             tuple(row.meta_indexes),
+            dict(row.text["fields"]) if row.text else None,
+            row.text["language"] if row.text else None,
         )
 
     @luma_errors

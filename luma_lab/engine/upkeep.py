@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from luma_lab.engine import builds, state
+from luma_lab.engine import builds, state, text_files
 from luma_lab.errors import LumaError, StoreClosed
 from luma_lab.store import catalog, leases, mappings
 from luma_lab.store import log as event_log
@@ -71,6 +71,7 @@ class Upkeep:
                     bound_at = time.monotonic() + BOUND_EVERY_SECS
                 if now >= follow_at:
                     builds.follow_rows(parts)
+                    parts.texts.tend()
                     follow_at = time.monotonic() + FOLLOW_EVERY_SECS
                 if now >= trim_at:
                     trim_at = now + RETENTION_EVERY_SECS
@@ -138,5 +139,7 @@ def remove_orphans(unit, matrices):
         if leases.holder(unit.connection, f"build:{row.uid}", unit.now_ms):
             continue
         for index in (directory / "index").glob("*"):
+            if row.text is not None and index.name.startswith(text_files.PREFIX):
+                continue  # whoever saves the next one removes it
             if index.name != row.index_name:
                 shutil.rmtree(index, ignore_errors=True)
