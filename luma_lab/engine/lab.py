@@ -60,6 +60,8 @@ class Parts:
     masks: Any = dataclasses.field(default_factory=lambda: zict.LRU(MASKS, {}))
     texts: TextCaches = None
     rebuilding: set[Any] = dataclasses.field(default_factory=set)
+    embedders: dict[int, Any] = dataclasses.field(default_factory=dict)
+    unfitted: dict[int, int] = dataclasses.field(default_factory=dict)
     wait_secs: float = 30.0
 
 

@@ -81,7 +81,7 @@ def search(
         answers = [above(hits, min_score) for hits in answers]
     if explain:
         for i, hits in enumerate(answers):
-            receipt = _receipt(snapshot, found, i, k, search_list_size)
+            receipt = receipt_of(snapshot, found, i, k, search_list_size)
             receipt["matches"] = matches
             receipt["times_ms"] |= {"plan": plan_ms, "fetch": fetch_ms}
             hits.receipt = receipt
@@ -228,7 +228,8 @@ def _hit(id, score, meta, vector):
     return Hit(id, score, None if meta == "null" else codec.decode(meta), vector)
 
 
-def _receipt(snapshot, found, i, k, search_list_size):
+def receipt_of(snapshot, found, i, k, search_list_size):
+    """Return the receipt of the `i`-th query of what the planner found in a snapshot."""
     walked = "walk" in found.strategy or "scan" in found.strategy
     index = snapshot.index if walked else None
     size = search_list_size or snapshot.row.params.get(

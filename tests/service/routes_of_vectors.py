@@ -270,10 +270,6 @@ POINTS = (
 )  # fmt: skip
 UNBUILT = (
     Route(
-        "POST", C + "/query", "write", confined="open", operation=False,
-        cases=(bad("is not built yet", 501, "not_supported", "query", json={}),),
-    ),
-    Route(
         "POST", C + "/compact", "write", confined="open", operation=False,
         cases=(bad("is not built yet", 501, "not_supported", "compact", json={}),),
     ),
