@@ -12,7 +12,7 @@ from operator import lt
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.engine import builds, filters, meta_indexes, planner, points
+from luma_lab.engine import filters, kinds, meta_indexes, planner, points
 from luma_lab.errors import InvalidArgument, LumaError
 from luma_lab.store import catalog, deadline, mappings
 from luma_lab.store.database import luma_errors
@@ -30,6 +30,8 @@ def search(
     k,
     *,
     search_list_size=None,
+    nprobe=None,
+    rerank=None,
     exact=False,
     include_vector=False,
     min_score=None,
@@ -53,7 +55,10 @@ def search(
         raise InvalidArgument(f"invalid k: {k!r}: expected an int of at least 1")
     k = int(k)
     if search_list_size is not None:
-        builds.check_list_size(search_list_size, k)
+        kinds.check_list_size(search_list_size, k)
+    if nprobe is not None or rerank is not None:
+        kinds.check_count("nprobe", nprobe, 1)
+        kinds.check_count("rerank", rerank, k)
     if min_score is not None:
         _check_min_score(min_score)
     tree = None if filter is None else filters.parse(filter)
@@ -68,7 +73,8 @@ def search(
             return []
         queries = points.check_vectors(vectors, count, snapshot.row.dim, name)
     fetch = partial(_fetch, hit or _hit, include_vector)
-    options = {"search_list_size": search_list_size, "exact": exact, "threads": threads}
+    asked = {"search_list_size": search_list_size, "nprobe": nprobe, "rerank": rerank}
+    options = {"asked": asked, "exact": exact, "threads": threads}
     if tree is None:
         answers, found, snapshot, fetch_ms = _unfiltered(
             parts, name, snapshot, queries, k, options, fetch, groups
@@ -82,7 +88,7 @@ def search(
         answers = [_above(hits, min_score) for hits in answers]
     if explain:
         for i, hits in enumerate(answers):
-            receipt = _receipt(snapshot, found, i, k, search_list_size)
+            receipt = _receipt(snapshot, found, i, k, asked)
             receipt["matches"] = matches
             receipt["times_ms"] |= {"plan": plan_ms, "fetch": fetch_ms}
             hits.receipt = receipt
@@ -141,13 +147,19 @@ def _unfiltered(parts, name, snapshot, queries, k, options, fetch, groups):
             fetch(parts.database.reader(), snapshot, rows, distances)
             for rows, distances in zip(found.rows, found.distances, strict=True)
         ]
-        # A point that died between the walk and the fetch leaves a hole: look again.
-        whole = all(len(a) >= min(k, snapshot.live_count) for a in answers)
+        # A point that died between the walk and the fetch leaves a hole, and after a compaction
+        # the rows are others': look again.
+        generation = catalog.read_generation(parts.database.reader(), snapshot.row.uid)
+        moved = generation not in (snapshot.row.generation, None)
+        whole = not moved and all(len(a) >= min(k, snapshot.live_count) for a in answers)
         if groups is not None:
             answers = [groups(hits, k) for hits in answers]
-            whole = wanted >= snapshot.live_count or groups.are_full(answers, k)
-        if whole or (attempt == RETRIES and groups is None):
+            full = wanted >= snapshot.live_count or groups.are_full(answers, k)
+            whole = not moved and full
+        if whole or (attempt == RETRIES and not moved):
             break
+        if attempt == RETRIES:
+            raise LumaError(f"collection {name!r} changes too fast for a search: try again")
         snapshot = parts.follower.snapshot(name)
     if groups is None:
         for hits in answers:
@@ -288,23 +300,22 @@ def _check_min_score(min_score):
         raise InvalidArgument(f"min_score is {min_score!r}: expected a number")
 
 
-def _receipt(snapshot, found, i, k, search_list_size):
-    walked = "walk" in found.strategy or "scan" in found.strategy
-    index = snapshot.index if walked else None
-    size = search_list_size or snapshot.row.params.get(
-        "search_list_size", planner.DEFAULT_LIST_SIZE
-    )
+def _receipt(snapshot, found, i, k, asked):
+    index = None if found.index is None else snapshot.index
+    params = {"k": k}
+    if index is not None:
+        params |= kinds.KINDS[index.kind].options(snapshot.row, asked, k)
     return {
         "strategy": found.strategy,
-        "exact": not walked,
-        "kind": "flat" if index is None else snapshot.index_name.rsplit("-", 1)[0],
+        "exact": index is None,
+        "kind": "flat" if index is None else index.kind,
         "hops": int(found.hops[i]),
         "comparisons": int(found.comparisons[i]),
-        "reads": 0,
-        "cache_hits": 0,
+        "reads": int(found.reads[i]),
+        "cache_hits": int(found.cache_hits[i]),
         "candidates": int((found.rows[i] >= 0).sum()),
         "matches": None,
-        "params": {"k": k} if index is None else {"k": k, "search_list_size": size},
+        "params": params,
         "fingerprint": None if index is None else index.fingerprint,
         "offset": snapshot.offset,
         "times_ms": {"plan": 0.0, "walk": found.walk_ms, "rerank": 0.0, "fetch": 0.0},

@@ -153,9 +153,7 @@ class IVFIndex(RenewingCells, Directory):
         self._cells = cells
         self._vectors = cells.blocks if cells.vectors is None else cells.vectors
 
-    def search(
-        self, queries, k=10, *, nprobe=NPROBE, rerank=None, threads=1, mask=None, rows=None
-    ):
+    def search(self, queries, k=10, *, nprobe=NPROBE, rerank=None, threads=1, mask=None, rows=None):
         """Find about the `k` nearest rows of each query.
 
         Parameters

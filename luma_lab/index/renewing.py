@@ -49,9 +49,7 @@ class RenewingGraph:
         if not count:
             return made.build(vectors)
         gone = graph.live_count - count
-        graph = graph._replace(
-            live=live, live_count=count, linked_dead=graph.linked_dead + gone
-        )
+        graph = graph._replace(live=live, live_count=count, linked_dead=graph.linked_dead + gone)
         if not live[graph.entry]:
             graph = graph._replace(entry=self._next_entry(graph))
         if graph.linked_dead:
@@ -152,4 +150,3 @@ def _without(cells, live):
     count = int(np.count_nonzero(live))
     held = cells.live_count + cells.dead_count
     return cells._replace(live=live, live_count=count, dead_count=held - count).packed()
-
