@@ -14,7 +14,7 @@ AUTO, FLAT = "auto", "flat"
 # Beside the parameters in the catalog: who decided on the index, or that it was dropped.
 BY, BY_CHOICE, BY_HAND, DROPPED = "_by", "choice", "hand", "dropped"
 CODED_DIM = 17  # below, codes and their constants take no less room than float32
-MAX_LIST_SIZE = 65_535
+MAX_LIST_SIZE, MOST_ROWS = 65_535, 2**31 - 1
 GRAPH = {"max_degree": 48, "build_list_size": 100, "alpha": 1.2, "seed": 0}
 
 
@@ -132,8 +132,8 @@ class Ivf(Vamana):
 
     def check(self, params):
         """As `Vamana.check`."""
-        check_count("nprobe", params.get("nprobe"), 1)
-        check_count("rerank", params.get("rerank"), 1)
+        check_count("nprobe", params.get("nprobe"), 1, MOST_ROWS)
+        check_count("rerank", params.get("rerank"), 1, MOST_ROWS)
         for name in ("nlist", "seed"):
             _check_int(params, name)
         self._new(1, "l2", {**self.build_defaults, **params}, 1)

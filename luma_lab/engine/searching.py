@@ -57,8 +57,8 @@ def search(
     if search_list_size is not None:
         kinds.check_list_size(search_list_size, k)
     if nprobe is not None or rerank is not None:
-        kinds.check_count("nprobe", nprobe, 1)
-        kinds.check_count("rerank", rerank, k)
+        kinds.check_count("nprobe", nprobe, 1, kinds.MOST_ROWS)
+        kinds.check_count("rerank", rerank, k, kinds.MOST_ROWS)
     if min_score is not None:
         _check_min_score(min_score)
     tree = None if filter is None else filters.parse(filter)

@@ -128,14 +128,10 @@ WRONG_SHAPES = [
     ("POST", f"{V}/search", {"vector": [1, 2], "k": 1, "exact": 1}, "exact"),
     ("POST", GRAPH, {"max_degree": "many"}, "max_degree"),
 ]
-UNBUILT = [("POST", f"{V}/query"), ("POST", f"{V}/compact")]
+UNBUILT = [("POST", f"{V}/query")]
 UNBUILT_FIELDS = [
-    (f"{V}/search", {"vector": [1, 2], "k": 1, "params": {"nprobe": 3}}, "nprobe"),
-    (f"{V}/search", {"vector": [1, 2], "k": 1, "params": {"rerank": 3}}, "rerank"),
     ("/v1/vector/x", {"dim": 2, "metric": "l2", "text_fields": ["t"]}, "text_fields"),
     ("/v1/vector/x", {"dim": 2, "metric": "l2", "language": "es"}, "language"),
-    ("/v1/vector/x", {"dim": 2, "metric": "l2", "index": "ivf"}, "ivf"),
-    ("/v1/vector/x", {"dim": 2, "metric": "l2", "index": "diskann"}, "diskann"),
 ]
 BROKEN = [b"", b"{", b'{"value":}', b"\xff\xfe", b'{"value":"\xff"}', b'{"value":NaN}']
 BROKEN += [b'{"value":1} {}', b'{"value":"\\ud800"}', b'\xef\xbb\xbf{"value":1}']

@@ -41,6 +41,7 @@ PLACEHOLDERS = re.compile(r"(?<=/)(KEY|JOB|RUNNING)(?=/|$)")
 # Writes that the log does not tell of, or tells of in time.
 UNLOGGED = {
     "/v1/vector/{collection}/index/build",
+    "/v1/vector/{collection}/compact",
     "/v1/jobs/{id}",
     "/v1/consumers/{name}",
     "/v1/consumers/{name}/ack",
