@@ -157,8 +157,9 @@ class Ivf(Vamana):
     def memory_of(self, rows, dim, params):
         """As `Vamana.memory_of`."""
         row_bytes = dim + 16 if dim >= CODED_DIM else 4 * dim
-        cells = params.get("nlist") or 4 * int(rows**0.5)
-        return rows * (row_bytes + 5) + cells * 5 * dim
+        cells = params.get("nlist") or max(1, min(int(4 * rows**0.5), rows // 16))
+        slots = rows + 8 * cells  # cells end in whole blocks of 16
+        return slots * (row_bytes + 4) + rows + cells * (5 * dim + 60)
 
     def _new(self, dim, metric, params, threads):
         from luma_lab.index import IVFIndex

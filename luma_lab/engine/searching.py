@@ -147,19 +147,15 @@ def _unfiltered(parts, name, snapshot, queries, k, options, fetch, groups):
             fetch(parts.database.reader(), snapshot, rows, distances)
             for rows, distances in zip(found.rows, found.distances, strict=True)
         ]
-        # A point that died between the walk and the fetch leaves a hole, and after a compaction
-        # the rows are others': look again.
-        generation = catalog.read_generation(parts.database.reader(), snapshot.row.uid)
-        moved = generation not in (snapshot.row.generation, None)
-        whole = not moved and all(len(a) >= min(k, snapshot.live_count) for a in answers)
+        # A point that died between the walk and the fetch leaves a hole, a compaction leaves
+        # nothing but holes: look again.
+        whole = all(len(a) >= min(k, snapshot.live_count) for a in answers)
         if groups is not None:
+            full = sum(map(len, answers)) == np.count_nonzero(found.rows >= 0)
             answers = [groups(hits, k) for hits in answers]
-            full = wanted >= snapshot.live_count or groups.are_full(answers, k)
-            whole = not moved and full
-        if whole or (attempt == RETRIES and not moved):
+            whole = (full and wanted >= snapshot.live_count) or groups.are_full(answers, k)
+        if whole or (attempt == RETRIES and groups is None):
             break
-        if attempt == RETRIES:
-            raise LumaError(f"collection {name!r} changes too fast for a search: try again")
         snapshot = parts.follower.snapshot(name)
     if groups is None:
         for hits in answers:
@@ -217,7 +213,7 @@ def _fetch(hit, include_vector, connection, snapshot, rows, distances):
     rows = rows.tolist()
     if rows and rows[-1] < 0:
         rows = [row for row in rows if row >= 0]
-    alive = read_nearest(connection, snapshot.row.uid, rows)
+    alive = read_nearest(connection, snapshot.row.uid, rows, snapshot.row.generation)
     distances = distances.tolist()
     if len(alive) == len(rows) and not include_vector:
         # Ascending without ties, as nearly always: nothing to sort.

@@ -283,7 +283,8 @@ def test_a_read_that_began_before_another_process_compacted_is_begun_again(path,
         assert everything(other) == points
 
 
-def test_a_search_whose_rows_moved_before_they_were_fetched_looks_again(lab, monkeypatch):
+@pytest.mark.parametrize("options", [{}, {"filter": "n >= 0 OR m >= 0"}, {"group_by": "n"}])
+def test_a_search_whose_rows_moved_before_they_were_fetched_looks_again(lab, monkeypatch, options):
     from luma_lab.engine import searching
 
     docs = fill(lab)
@@ -297,9 +298,11 @@ def test_a_search_whose_rows_moved_before_they_were_fetched_looks_again(lab, mon
         return fetch(*args)
 
     monkeypatch.setattr(searching, "_fetch", compact_first)
-    hits = docs.search(vectors(1, 3)[0], k=10)
+    hits = docs.search(vectors(1, 3)[0], k=10, **options)
     monkeypatch.undo()
-    assert hits == docs.search(vectors(1, 3)[0], k=10)
+    assert len(compacted) == 1
+    assert hits == docs.search(vectors(1, 3)[0], k=10, **options)
+    assert len(hits) == 10
     assert all(hit.meta == points[hit.id][1] for hit in hits)
 
 
