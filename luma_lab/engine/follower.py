@@ -16,6 +16,7 @@ from luma_lab.errors import (
     CollectionNotFound,
     CorruptStore,
     InvalidArgument,
+    RowsGone,
     StoreClosed,
     WaitTimeout,
 )
@@ -24,10 +25,12 @@ from luma_lab.store import log as event_log
 from luma_lab.store.database import as_luma_error, luma_errors
 
 POLL_SECS = 0.01
+RETRIES = 8
 CATALOG_TYPES = frozenset(
     {
         "vector_collection_created",
         "vector_collection_dropped",
+        "vector_collection_compacted",
         "index_built",
         "index_dropped",
         "index_tuned",
@@ -96,9 +99,23 @@ class Follower:
         CollectionNotFound, CorruptStore
         """
         self._database.check()
+        for attempt in range(RETRIES):
+            with self._lock:
+                self.catch_up()
+                try:
+                    return self._view(name).snapshot()
+                except RowsGone:
+                    # Compacted by another process since: that is in the log by now.
+                    if attempt == RETRIES - 1 or not self._is_behind(name):
+                        raise
+        raise AssertionError("not reached")
+
+    def lose_index(self, name, index_name):
+        """Search a collection without the index so called, which is damaged, from now on."""
         with self._lock:
-            self.catch_up()
-            return self._view(name).snapshot()
+            view = self._views.get(name)
+            if view is not None and view.index_name == index_name:
+                view.use_index(None, index_name, 0)
 
     @luma_errors
     def row(self, name):
@@ -107,6 +124,12 @@ class Follower:
         with self._lock:
             self.catch_up()
             return catalog.require(self._connection, name)
+
+    def row_of(self, uid):
+        """Return the `CollectionRow` of a uid as of the last change of the catalog, or None."""
+        with self._lock:
+            self.catch_up()
+            return next((row for row in self._catalog.values() if row.uid == uid), None)
 
     @luma_errors
     def names(self):
@@ -251,12 +274,19 @@ class Follower:
             row = self._catalog.get(name)
             if row is None or (row.uid, row.generation) != (view.row.uid, view.row.generation):
                 del self._views[name]
-                if row is None or row.uid != view.row.uid:
-                    self._matrices.forget(view.row.uid)
+                gone = row is None or row.uid != view.row.uid
+                self._matrices.forget(view.row.uid, None if gone else row.generation)
                 continue
             view.row = row
             if row.index_name != view.index_name:
                 view.use_index(self._load_index(row), row.index_name, row.index_rows)
+
+    def _is_behind(self, name):
+        """Return whether a collection has another place than this follower knew of."""
+        known, row = self._catalog.get(name), catalog.find(self._connection, name)
+        if known is None or row is None:
+            return True
+        return (row.uid, row.generation) != (known.uid, known.generation)
 
     def _view(self, name):
         view = self._views.get(name)

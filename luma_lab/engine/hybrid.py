@@ -293,7 +293,7 @@ class _Found:
     def _named(self, rows, scores):
         """Return (ids, scores) of the rows that are points, by score and then by id."""
         new = [row for row in rows if row not in self.points]
-        self.points |= read_nearest(self.connection, self.row.uid, new)
+        self.points |= read_nearest(self.connection, self.row.uid, new, self.row.generation)
         named = [
             (-score, self.points[row][0], row)
             for row, score in zip(rows, scores, strict=True)
@@ -353,7 +353,7 @@ def _receipt(found, asked, depth, branches):
         "offset": found.moment.offset if found.moment is not None else None,
     }
     if found.candidates is not None:
-        made |= searching.receipt_of(found.snapshot, found.candidates, 0, asked.k, None)
+        made |= searching.receipt_of(found.snapshot, found.candidates, 0, asked.k, {})
         if found.moment is not None:
             made |= {"strategy": f"{made['strategy']}+text", "offset": found.moment.offset}
     return made | {

@@ -12,7 +12,7 @@ from operator import lt
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.engine import builds, filters, meta_indexes, planner, points
+from luma_lab.engine import filters, kinds, meta_indexes, planner, points
 from luma_lab.engine.grouping import Grouping, above, check_k, check_min_score
 from luma_lab.errors import LumaError
 from luma_lab.store import catalog, deadline, mappings
@@ -31,6 +31,8 @@ def search(
     k,
     *,
     search_list_size=None,
+    nprobe=None,
+    rerank=None,
     exact=False,
     include_vector=False,
     min_score=None,
@@ -52,7 +54,10 @@ def search(
     """
     k = check_k(k)
     if search_list_size is not None:
-        builds.check_list_size(search_list_size, k)
+        kinds.check_list_size(search_list_size, k)
+    if nprobe is not None or rerank is not None:
+        kinds.check_count("nprobe", nprobe, 1, kinds.MOST_ROWS)
+        kinds.check_count("rerank", rerank, k, kinds.MOST_ROWS)
     if min_score is not None:
         check_min_score(min_score)
     tree = None if filter is None else filters.parse(filter)
@@ -67,7 +72,8 @@ def search(
             return []
         queries = points.check_vectors(vectors, count, snapshot.row.dim, name)
     fetch = partial(_fetch, hit or _hit, include_vector)
-    options = {"search_list_size": search_list_size, "exact": exact, "threads": threads}
+    asked = {"search_list_size": search_list_size, "nprobe": nprobe, "rerank": rerank}
+    options = {"asked": asked, "exact": exact, "threads": threads}
     if tree is None:
         answers, found, snapshot, fetch_ms = _unfiltered(
             parts, name, snapshot, queries, k, options, fetch, groups
@@ -81,7 +87,7 @@ def search(
         answers = [above(hits, min_score) for hits in answers]
     if explain:
         for i, hits in enumerate(answers):
-            receipt = receipt_of(snapshot, found, i, k, search_list_size)
+            receipt = receipt_of(snapshot, found, i, k, asked)
             receipt["matches"] = matches
             receipt["times_ms"] |= {"plan": plan_ms, "fetch": fetch_ms}
             hits.receipt = receipt
@@ -140,11 +146,13 @@ def _unfiltered(parts, name, snapshot, queries, k, options, fetch, groups):
             fetch(parts.database.reader(), snapshot, rows, distances)
             for rows, distances in zip(found.rows, found.distances, strict=True)
         ]
-        # A point that died between the walk and the fetch leaves a hole: look again.
+        # A point that died between the walk and the fetch leaves a hole, a compaction leaves
+        # nothing but holes: look again.
         whole = all(len(a) >= min(k, snapshot.live_count) for a in answers)
         if groups is not None:
+            full = sum(map(len, answers)) == np.count_nonzero(found.rows >= 0)
             answers = [groups(hits, k) for hits in answers]
-            whole = wanted >= snapshot.live_count or groups.are_full(answers, k)
+            whole = (full and wanted >= snapshot.live_count) or groups.are_full(answers, k)
         if whole or (attempt == RETRIES and groups is None):
             break
         snapshot = parts.follower.snapshot(name)
@@ -204,7 +212,7 @@ def _fetch(hit, include_vector, connection, snapshot, rows, distances):
     rows = rows.tolist()
     if rows and rows[-1] < 0:
         rows = [row for row in rows if row >= 0]
-    alive = read_nearest(connection, snapshot.row.uid, rows)
+    alive = read_nearest(connection, snapshot.row.uid, rows, snapshot.row.generation)
     distances = distances.tolist()
     if len(alive) == len(rows) and not include_vector:
         # Ascending without ties, as nearly always: nothing to sort.
@@ -228,24 +236,29 @@ def _hit(id, score, meta, vector):
     return Hit(id, score, None if meta == "null" else codec.decode(meta), vector)
 
 
-def receipt_of(snapshot, found, i, k, search_list_size):
-    """Return the receipt of the `i`-th query of what the planner found in a snapshot."""
-    walked = "walk" in found.strategy or "scan" in found.strategy
-    index = snapshot.index if walked else None
-    size = search_list_size or snapshot.row.params.get(
-        "search_list_size", planner.DEFAULT_LIST_SIZE
-    )
+def receipt_of(snapshot, found, i, k, asked):
+    """Return the receipt of the `i`-th query of what the planner found in a snapshot.
+
+    Parameters
+    ----------
+    asked : dict
+        Options of the search, None where the index's own hold.
+    """
+    index = None if found.index is None else snapshot.index
+    params = {"k": k}
+    if index is not None:
+        params |= kinds.KINDS[index.kind].options(snapshot.row, asked, k)
     return {
         "strategy": found.strategy,
-        "exact": not walked,
-        "kind": "flat" if index is None else snapshot.index_name.rsplit("-", 1)[0],
+        "exact": index is None,
+        "kind": "flat" if index is None else index.kind,
         "hops": int(found.hops[i]),
         "comparisons": int(found.comparisons[i]),
-        "reads": 0,
-        "cache_hits": 0,
+        "reads": int(found.reads[i]),
+        "cache_hits": int(found.cache_hits[i]),
         "candidates": int((found.rows[i] >= 0).sum()),
         "matches": None,
-        "params": {"k": k} if index is None else {"k": k, "search_list_size": size},
+        "params": params,
         "fingerprint": None if index is None else index.fingerprint,
         "offset": snapshot.offset,
         "times_ms": {"plan": 0.0, "walk": found.walk_ms, "rerank": 0.0, "fetch": 0.0},

@@ -133,7 +133,7 @@ def search_text(
             rows, scores = rows[scores >= min_score], scores[scores >= min_score]
         walked = time.perf_counter()
         if counted is not None or order is not None:
-            read_metas(connection, row.uid, rows, (counted, order))
+            read_metas(connection, row, rows, (counted, order))
         if order is not None:
             rows, scores = order.sorted(rows, scores)
         reranked = time.perf_counter()
@@ -183,7 +183,7 @@ class _Fetch:
 
     def __call__(self, rows, scores):
         rows = rows.tolist()
-        found = read_nearest(self._connection, self._row.uid, rows)
+        found = read_nearest(self._connection, self._row.uid, rows, self._row.generation)
         hits = Hits()
         for row, score in zip(rows, scores.tolist(), strict=True):
             if row in found:

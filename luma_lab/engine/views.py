@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from luma_lab.errors import CorruptStore, LumaError, StoreClosed
+from luma_lab.errors import CorruptStore, LumaError, RowsGone, StoreClosed
 from luma_lab.files import DISK
 from luma_lab.store import catalog, mappings
 from luma_lab.store.matrix import Matrix, damaged_blocks
@@ -75,15 +75,16 @@ class Matrices:
             if row.rows * row.dim * 4 <= VERIFY_FIRST_BYTES:
                 _compare(matrix, row, blocks)
             else:
+                matrix.rows(row.rows)  # mapped from now on, should the file go
                 threading.Thread(
                     target=_compare, args=(matrix, row, blocks), name="luma-verify", daemon=True
                 ).start()
             matrix.checked = True
 
-    def forget(self, uid):
-        """Close the files of a dropped collection."""
+    def forget(self, uid, but=None):
+        """Close the files of a dropped collection, or those of all its generations but one."""
         with self._lock:
-            for key in [key for key in self._open if key[0] == uid]:
+            for key in [key for key in self._open if key[0] == uid and key[1] != but]:
                 self._open.pop(key).close()
 
     def close(self):
@@ -136,6 +137,8 @@ class View:
 
     def apply(self, offset, change):
         """Absorb a `PointChange` with a log offset after `applied`."""
+        if change.gen != self.row.generation:
+            return  # rows of another generation: this view is at its end
         if change.row >= 0:
             if change.row >= len(self._live):
                 wider = np.zeros(max(change.row + 1, 2 * len(self._live)), dtype=bool)
@@ -188,6 +191,9 @@ def _compare(matrix, row, blocks):
                 "does not match its checksum; its vectors are not served. "
                 "Drop the collection and load it again, or restore a backup"
             )
+    except RowsGone as error:
+        # Lost, or compacted away since `row` was read: who asked will know.
+        raise RowsGone(f"collection {row.name!r}: {error}") from None
     except LumaError as error:
         matrix.damage = f"collection {row.name!r}: {error}"
     if matrix.damage:

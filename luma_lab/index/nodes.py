@@ -74,6 +74,10 @@ class FloatNodes:
         places = np.arange(len(self), len(vectors))
         return FloatNodes(self.vectors, self.metric).put(places, vectors[len(self) :], len(vectors))
 
+    def picked(self, rows, vectors):
+        """Return nodes of some rows only; `vectors` (m, dim) are these as they were given."""
+        return FloatNodes(graph_rows(vectors, self.metric), self.metric)
+
     def __len__(self):
         return len(self.vectors)
 
@@ -164,6 +168,12 @@ class CodedNodes:
         room, places = Growing(self.codes), np.arange(len(self), len(vectors))
         codes = room.put(places, self.quantizer.encode(vectors[len(self) :]), len(vectors))
         nodes = CodedNodes(vectors, codes, self.quantizer, (Growing(vectors), room))
+        nodes._is_fine = self._is_fine
+        return nodes
+
+    def picked(self, rows, vectors):
+        """Return nodes of some rows only; `vectors` (m, dim) are these as they were given."""
+        nodes = CodedNodes(vectors, self.codes[rows], self.quantizer)
         nodes._is_fine = self._is_fine
         return nodes
 

@@ -15,6 +15,7 @@ from luma_lab.index.progress import reporting
 from luma_lab.index.protocol import (
     as_queries,
     as_vectors,
+    check_ascending,
     check_dim,
     check_integer,
     check_k,
@@ -22,6 +23,7 @@ from luma_lab.index.protocol import (
     check_metric,
     check_threads,
 )
+from luma_lab.index.renewing import RenewingGraph
 from luma_lab.index.rows import read_only
 from luma_lab.index.updates import Rooms
 from luma_lab.kernels.graph import COMPARISONS, HOPS, NO_NODE, READS
@@ -33,7 +35,7 @@ MAX_LIST_SIZE = 1 << 20
 LEAST_BUILD_BYTES = 4 << 20  # samples, threads' scratch
 
 
-class VamanaIndex(Changing, Directory):
+class VamanaIndex(Changing, RenewingGraph, Directory):
     """Approximate nearest neighbours by walking a pruned graph held in memory.
 
     Recall is bought with `search_list_size`; memory with `max_degree`. With "q8" walks go by
@@ -217,7 +219,7 @@ class VamanaIndex(Changing, Directory):
                 raise InvalidArgument("mask and rows are both given: expected at most one")
             mask = check_mask(mask, len(graph.nodes))
         if rows is not None:
-            rows = _ascending_rows(rows, len(graph.nodes))
+            rows = check_ascending(rows, len(graph.nodes))
         queries = graph.nodes.prepare(queries)
         found, distances, counts = graph.search(queries, k, list_size, threads, mask, rows)
         stats = SearchStats(counts[:, HOPS], counts[:, COMPARISONS], counts[:, READS])
@@ -305,18 +307,6 @@ class VamanaIndex(Changing, Directory):
         linked = 0 if live is None else int(np.count_nonzero(neighbors[~live, 0] != NO_NODE))
         index._adopt(nodes, neighbors, entry, live, linked)
         return index
-
-
-def _ascending_rows(rows, total):
-    array = np.asarray(rows)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InvalidArgument(
-            f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
-        )
-    array = np.ascontiguousarray(array, np.int64)
-    if array.size and (array[0] < 0 or array[-1] >= total or (np.diff(array) <= 0).any()):
-        raise InvalidArgument(f"rows: expected ascending numbers from 0 to {total - 1}")
-    return array
 
 
 def resolve_list_size(search_list_size, k):
