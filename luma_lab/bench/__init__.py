@@ -10,11 +10,13 @@ from luma_lab.bench.datasets import Dataset, load, names
 from luma_lab.bench.measure import measure, recall
 from luma_lab.bench.plots import plot_recall_latency, plot_recall_qps
 from luma_lab.bench.sweep import sweep
+from luma_lab.bench.trec import evaluate
 from luma_lab.bench.truth import exact_neighbors
 
 __all__ = [
     "Dataset",
     "compare",
+    "evaluate",
     "exact_neighbors",
     "load",
     "measure",
