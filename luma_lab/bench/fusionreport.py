@@ -108,6 +108,13 @@ class FusionReport:
                 -1,
             ),
         ]
+        for name in self.branches:
+            if name != self.best_branch:
+                found, difference, low, high = self._standing(name, -1)
+                said.append(
+                    f"It is {WORDS[found]} {name} alone ({difference:+.3f}, {low:+.3f} to "
+                    f"{high:+.3f})."
+                )
         if self.pays:
             said.append(f"Fusing pays: use {describe(self.best)}.")
         else:
