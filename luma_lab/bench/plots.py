@@ -54,6 +54,48 @@ def plot_recall_latency(tables, *, latency="p50_ms", title=None, width=700, heig
     return _plot(tables, latency, label, False, title, width, height)
 
 
+def plot_fusion(report, *, width=700, height=420):
+    """Draw what a `FusionReport` found; see :meth:`FusionReport.plot`."""
+    from bokeh.models import BoxAnnotation, ColumnDataSource, Span, Whisker
+    from bokeh.plotting import figure
+
+    columns = report.against[report.best_branch]
+    best = report.branches.index(report.best_branch)
+    plot = figure(
+        title=f"{report.dataset}: fusing {' and '.join(report.branches)}",
+        x_axis_label=f"weight of {report.branches[0]}", y_axis_label=report.by, width=width,
+        height=height, tools="pan,wheel_zoom,box_zoom,reset,save,hover",
+    )  # fmt: skip
+    plot.toolbar.logo = None
+    low, high = float(columns["low"][best]), float(columns["high"][best])
+    plot.add_layout(BoxAnnotation(bottom=low, top=high, fill_color="#64748b", fill_alpha=0.12))
+    alone = float(report.values[report.by][best])
+    plot.add_layout(
+        Span(location=alone, dimension="width", line_dash="dashed", line_color="#64748b")
+    )
+    drawn = plot.line if len(report.branches) == 2 else plot.scatter
+    for i, (label, x, y) in enumerate(report.lines()):
+        drawn(x, y, color=COLOURS[i % len(COLOURS)], legend_label=label, name=label)
+    weights = [setting["weights"][report.branches[0]] for setting in report.picked]
+    tuned = ColumnDataSource(
+        {
+            "x": [float(np.mean(weights))],
+            "y": [report.held_out[report.by]],
+            "low": [float(columns["low"][-1])],
+            "high": [float(columns["high"][-1])],
+        }
+    )
+    plot.scatter(
+        "x", "y", source=tuned, marker="diamond", size=14, color="#1f2733",
+        legend_label="tuned, held out", name="tuned",
+    )  # fmt: skip
+    plot.add_layout(Whisker(base="x", lower="low", upper="high", source=tuned))
+    plot.legend.click_policy = "hide"
+    plot.legend.location = "bottom_center"
+    plot._repr_html_ = lambda: _inline(plot, width, height)
+    return plot
+
+
 def pareto(recalls, values, *, higher_is_better=True):
     """Return the positions, by ascending recall, of the points no other point beats.
 

@@ -167,20 +167,25 @@ class _Plan(NamedTuple):
 
 def _plan(terms, forms):
     """Return which forms of `terms` (ascending word numbers) need lists of their own."""
-    plan = _Plan([terms], [np.arange(len(terms), dtype=np.int64)], [terms])
-    holders, total = terms, len(terms)
+    total = len(terms)
+    own = np.arange(total)
+    plan = _Plan([terms], [own], [terms])
+    before, sizes_before = own, np.ones(total, np.int64)  # groups of the form before
     for names in forms.table.T[1:]:
-        ids, group, sizes = np.unique(names[holders], return_inverse=True, return_counts=True)
-        member = np.empty(len(ids), np.int64)
-        member[group] = np.arange(len(holders))
-        # Whoever is alone in its group shares the list of its only member.
-        lists, many = plan.lists[-1][member], sizes > 1
-        lists[many] = total + np.arange(np.count_nonzero(many))
+        ids, first, group, sizes = np.unique(
+            names[terms], return_index=True, return_inverse=True, return_counts=True
+        )
+        # A group of the same words as one of the form before shares its list.
+        there = before[first]
+        strangers = np.bincount(group[before != there[group]], minlength=len(ids))
+        new = (strangers > 0) | (sizes != sizes_before[there])
+        lists = plan.lists[-1][there]
+        lists[new] = total + np.arange(np.count_nonzero(new))
         plan.terms.append(ids)
         plan.lists.append(lists)
-        plan.made.append(ids[many])
-        total += np.count_nonzero(many)
-        holders = holders[member]
+        plan.made.append(ids[new])
+        total += np.count_nonzero(new)
+        before, sizes_before = group, sizes
     return plan
 
 
