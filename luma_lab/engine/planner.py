@@ -38,10 +38,8 @@ def find_candidates(snapshot, queries, k, *, search_list_size=None, exact=False,
 
     Parameters
     ----------
-    queries : float32 array of shape (n_queries, dim)
+    queries : float32 array of shape (n_queries, dim), or (dim,) for one
     """
-    from luma_lab.index.flat import exact_search
-
     started = time.perf_counter()
     total = len(snapshot.vectors)
     metric = snapshot.row.metric
@@ -58,8 +56,10 @@ def find_candidates(snapshot, queries, k, *, search_list_size=None, exact=False,
         rows, distances = found.rows, found.distances
         hops, comparisons = found.stats.hops, found.stats.comparisons
     else:
-        hops = comparisons = np.zeros(len(queries), np.int64)
+        hops = comparisons = np.zeros(len(np.atleast_2d(queries)), np.int64)
     if start < total or rows is None:
+        from luma_lab.index.flat import exact_search
+
         tail = exact_search(
             snapshot.vectors,
             queries,
@@ -109,7 +109,7 @@ def find_among(snapshot, queries, k, rows, *, search_list_size=None, exact=False
 
 def _scan_rows(snapshot, queries, k, rows, threads, started, strategy):
     found, distances = _scan(snapshot, queries, k, rows, threads)
-    nothing = np.zeros(len(queries), np.int64)
+    nothing = np.zeros(len(found), np.int64)
     elapsed = (time.perf_counter() - started) * 1000
     return Candidates(found, distances, strategy, nothing, nothing + len(rows), elapsed)
 

@@ -8,10 +8,11 @@ from luma_lab.store.mappings import ROW_BITS, ROWS_A_QUERY
 _ROW = (1 << ROW_BITS) - 1
 _TEXT = "SELECT point, id, revision, meta, crc FROM luma_points WHERE point IN ({})"
 _TEXTS = {}
+NULL = "null"  # every meta that is null is this very object
 
 
 def read_nearest(connection, uid, rows):
-    """Return a dict from matrix row to (id, meta as JSON text), of those of `rows` that live.
+    """Return a dict from matrix row to (id, meta as JSON text, revision), of `rows` that live.
 
     Raises
     ------
@@ -35,5 +36,5 @@ def read_nearest(connection, uid, rows):
             or crc32(meta.encode(), crc32(f"{row}\x1f{id}\x1f{revision}".encode())) != crc
         ):
             raise CorruptStore(f"point {id!r} does not match its checksum")
-        found[row] = id, meta
+        found[row] = id, NULL if meta == NULL else meta, revision
     return found
