@@ -136,7 +136,7 @@ def _kernel_call(index, k):
         began = time.perf_counter()
         search_codes(
             nodes._space, nodes.quantizer.mean_, ready, nodes.vectors, graph.neighbors,
-            graph.entry, metric, NO_MASK, False, k, keys, scratch.fresh, scratch.seen,
+            graph.entry, metric, NO_MASK, 0, k, keys, scratch.fresh, scratch.seen,
             scratch.epoch, NO_RECORD, scratch.point, scratch.prepared, *answer,
         )  # fmt: skip
         return time.perf_counter() - began

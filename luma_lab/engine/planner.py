@@ -92,8 +92,10 @@ def find_among(snapshot, queries, k, rows, *, search_list_size=None, exact=False
     if snapshot.index is None or exact or inside <= SCANNED_ROWS:
         return _scan_rows(snapshot, queries, k, rows, threads, started, "filter+exact")
     size = search_list_size or snapshot.row.params.get("search_list_size", DEFAULT_LIST_SIZE)
+    # The very array where it can be: the index knows it again.
+    part = rows if inside == len(rows) else rows[:inside]
     found = snapshot.index.search(
-        queries, k=k, search_list_size=max(size, k), threads=threads, rows=rows[:inside]
+        queries, k=k, search_list_size=max(size, k), threads=threads, rows=part
     )
     merged, distances = found.rows, found.distances
     comparisons = found.stats.comparisons.astype(np.int64)

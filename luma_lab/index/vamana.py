@@ -8,6 +8,7 @@ import numpy as np
 from luma_lab.errors import CorruptStore, InvalidArgument, UnknownName
 from luma_lab.index.builder import build_graph
 from luma_lab.index.changing import Changing
+from luma_lab.index.chosen import RowChoices
 from luma_lab.index.directory import Directory
 from luma_lab.index.graph import Graph
 from luma_lab.index.nodes import NODES, restore_nodes
@@ -115,6 +116,7 @@ class VamanaIndex(Changing, Directory):
         self.threads = threads
         self._graph = None
         self._rooms = None
+        self._choices = RowChoices()
         self._changing = threading.RLock()
 
     def build(self, vectors, progress=False):
@@ -186,7 +188,9 @@ class VamanaIndex(Changing, Directory):
             Only these rows may be answered. Few are scanned, many are filtered from a longer
             walk; each query gets ``min(k, mask.sum())`` rows.
         rows : ascending integers without repeats, optional
-            The same as row numbers, for few of many; not together with `mask`.
+            The same as row numbers, for few of many; not together with `mask`. A read-only int64
+            array that is given again is not looked at again: quicker for one filter's many
+            queries.
 
         Returns
         -------
@@ -207,7 +211,7 @@ class VamanaIndex(Changing, Directory):
                 raise InvalidArgument("mask and rows are both given: expected at most one")
             mask = check_mask(mask, len(graph.nodes))
         if rows is not None:
-            rows = _ascending_rows(rows, len(graph.nodes))
+            rows = self._choices.take(rows, len(graph.nodes))
         queries = graph.nodes.prepare(queries)
         found, distances, counts = graph.search(queries, k, list_size, threads, mask, rows)
         stats = SearchStats(counts[:, HOPS], counts[:, COMPARISONS], counts[:, READS])
@@ -295,18 +299,6 @@ class VamanaIndex(Changing, Directory):
         linked = 0 if live is None else int(np.count_nonzero(neighbors[~live, 0] != NO_NODE))
         index._adopt(nodes, neighbors, entry, live, linked)
         return index
-
-
-def _ascending_rows(rows, total):
-    array = np.asarray(rows)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InvalidArgument(
-            f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
-        )
-    array = np.ascontiguousarray(array, np.int64)
-    if array.size and (array[0] < 0 or array[-1] >= total or (np.diff(array) <= 0).any()):
-        raise InvalidArgument(f"rows: expected ascending numbers from 0 to {total - 1}")
-    return array
 
 
 def resolve_list_size(search_list_size, k):
