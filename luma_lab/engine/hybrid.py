@@ -22,7 +22,7 @@ from luma_lab.engine.grouping import Grouping, check_k
 from luma_lab.errors import InvalidArgument, LumaError, NotSupported, UnknownName
 from luma_lab.store import catalog, deadline, mappings
 from luma_lab.store.database import luma_errors
-from luma_lab.store.nearest import read_nearest
+from luma_lab.store.nearest import NULL, read_nearest
 from luma_lab.types import Hit, Hits
 
 BRANCHES = ("vector", "text")
@@ -243,7 +243,7 @@ class _Found:
         self.parts, self.connection, self.row = parts, connection, row
         self.moment, self.rows, self.asked, self.queries = moment, rows, asked, queries
         self.snapshot = self.candidates = None
-        self.points = {}  # by matrix row: (id, meta as JSON text)
+        self.points = {}  # by matrix row: (id, meta as JSON text, revision)
         self.row_of = {}
 
     @property
@@ -312,7 +312,7 @@ class _Found:
         for id, score, branches in fused:
             row = self.row_of[id]
             meta = self.points[row][1]
-            meta = None if meta == "null" else codec.decode(meta)
+            meta = None if meta is NULL else codec.decode(meta)
             vector = None if matrix is None else matrix.read(row)
             made.append(HybridHit(id, score, meta, vector, branches, score))
         return made

@@ -165,6 +165,11 @@ class Lab:
             return 0
 
     @property
+    def point_cache_bytes(self):
+        """Memory of the ids and metas kept of points that searches answered with, about."""
+        return self._parts.follower.points.memory_bytes
+
+    @property
     def writer_queue(self):
         """How many operations wait for the writer, about."""
         return self._parts.writer.waiting

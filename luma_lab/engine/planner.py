@@ -46,12 +46,10 @@ def find_candidates(snapshot, queries, k, *, asked=None, exact=False, threads=1)
 
     Parameters
     ----------
-    queries : float32 array of shape (n_queries, dim)
+    queries : float32 array of shape (n_queries, dim), or (dim,) for one
     asked : dict, optional
         Search parameters by name, None for the collection's own; the index takes what fits it.
     """
-    from luma_lab.index.flat import exact_search
-
     started = time.perf_counter()
     total = len(snapshot.vectors)
     found = None
@@ -61,10 +59,12 @@ def find_candidates(snapshot, queries, k, *, asked=None, exact=False, threads=1)
     start = 0 if found is None else snapshot.indexed_rows
     dead = snapshot.dead_tail + (snapshot.dead_indexed if found is None else 0)
     rows = distances = None
-    counts = _counts(found, len(queries))
+    counts = _counts(found, 1 if queries.ndim == 1 else len(queries))
     if found is not None:
         rows, distances = found.rows, found.distances
     if start < total or rows is None:
+        from luma_lab.index.flat import exact_search
+
         tail = exact_search(
             snapshot.vectors,
             queries,
@@ -97,9 +97,11 @@ def find_among(snapshot, queries, k, rows, *, asked=None, exact=False, threads=1
     """
     started = time.perf_counter()
     inside = int(np.searchsorted(rows, snapshot.indexed_rows))
+    # The very array where it can be: the index knows it again.
+    part = rows if inside == len(rows) else rows[:inside]
     found = None
     if snapshot.index is not None and not exact and inside > SCANNED_ROWS:
-        found = _ask(snapshot, queries, k, asked, threads, rows=rows[:inside])
+        found = _ask(snapshot, queries, k, asked, threads, rows=part)
     if found is None:
         return _scan_rows(snapshot, queries, k, rows, threads, started)
     merged, distances = found.rows, found.distances
@@ -137,7 +139,7 @@ def _counts(found, count):
 
 def _scan_rows(snapshot, queries, k, rows, threads, started):
     found, distances = _scan(snapshot, queries, k, rows, threads)
-    nothing = np.zeros(len(queries), np.int64)
+    nothing = np.zeros(len(found), np.int64)
     counts = nothing, nothing + len(rows), nothing, nothing
     elapsed = (time.perf_counter() - started) * 1000
     return Candidates(found, distances, "filter+exact", *counts, elapsed, None)

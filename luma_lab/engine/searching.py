@@ -5,8 +5,8 @@ transaction that began before the vectors were looked up. So every hit satisfies
 the very meta it is returned with, and no match is lost to a write in between.
 """
 
+import functools
 import time
-from functools import partial
 from operator import lt
 
 import numpy as np
@@ -14,10 +14,12 @@ import numpy as np
 from luma_lab import codec
 from luma_lab.engine import filters, kinds, meta_indexes, planner, points
 from luma_lab.engine.grouping import Grouping, above, check_k, check_min_score
+from luma_lab.engine.point_cache import NO_LIMIT
 from luma_lab.errors import LumaError
 from luma_lab.store import catalog, deadline, mappings
+from luma_lab.store import log as event_log
 from luma_lab.store.database import luma_errors
-from luma_lab.store.nearest import read_nearest
+from luma_lab.store.nearest import NULL
 from luma_lab.types import LARGEST_SQUARE, Hit, Hits
 
 RETRIES = 8
@@ -71,7 +73,7 @@ def search(
         if count == 0:
             return []
         queries = points.check_vectors(vectors, count, snapshot.row.dim, name)
-    fetch = partial(_fetch, hit or _hit, include_vector)
+    fetch = functools.partial(_fetch, hit, include_vector)
     asked = {"search_list_size": search_list_size, "nprobe": nprobe, "rerank": rerank}
     options = {"asked": asked, "exact": exact, "threads": threads}
     if tree is None:
@@ -125,15 +127,22 @@ def dimensions(vectors):
 
 
 def _one_query(vectors, dim):
-    """Return one good float32 vector as an array of shape (1, dim), or None: look closer."""
+    """Return one good float32 vector as it is, of shape (dim,), or None: look closer."""
     if type(vectors) is not list or len(vectors) != 1:
         return None
     vector = vectors[0]
     if type(vector) is not np.ndarray or vector.dtype != np.float32 or vector.shape != (dim,):
         return None
-    vector = np.ascontiguousarray(vector)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return vector[None] if np.dot(vector, vector) <= LARGEST_SQUARE else None
+    if not vector.flags.c_contiguous:
+        vector = vector.copy()
+    return vector if _wide_square()(vector) <= LARGEST_SQUARE else None
+
+
+@functools.cache
+def _wide_square():
+    from luma_lab.kernels.distance import wide_square
+
+    return wide_square
 
 
 def _unfiltered(parts, name, snapshot, queries, k, options, fetch, groups):
@@ -143,7 +152,7 @@ def _unfiltered(parts, name, snapshot, queries, k, options, fetch, groups):
         found = planner.find_candidates(snapshot, queries, wanted, **options)
         fetch_started = time.perf_counter()
         answers = [
-            fetch(parts.database.reader(), snapshot, rows, distances)
+            fetch(parts.database.reader, NO_LIMIT, snapshot, rows, distances)
             for rows, distances in zip(found.rows, found.distances, strict=True)
         ]
         # A point that died between the walk and the fetch leaves a hole, a compaction leaves
@@ -171,6 +180,7 @@ def _filtered(parts, name, tree, queries, k, options, fetch, groups):
         try:
             row = catalog.require(connection, name)
             rows = matching_rows(parts, connection, row, tree)
+            head = event_log.read_head(connection).offset
             snapshot = parts.follower.snapshot(name)
             if (snapshot.row.uid, snapshot.row.generation) != (row.uid, row.generation):
                 continue  # dropped and created again, or compacted, a moment ago
@@ -182,7 +192,7 @@ def _filtered(parts, name, tree, queries, k, options, fetch, groups):
                 found = planner.find_among(snapshot, queries, wanted, rows, **options)
                 fetch_started = time.perf_counter()
                 answers = [
-                    fetch(connection, snapshot, r, d)
+                    fetch(lambda: connection, head, snapshot, r, d)
                     for r, d in zip(found.rows, found.distances, strict=True)
                 ]
                 if groups is None:
@@ -207,33 +217,52 @@ def _wanted(k, attempt, groups, most):
     return min(k * groups.limit * WIDEN ** (attempt + 1), most)
 
 
-def _fetch(hit, include_vector, connection, snapshot, rows, distances):
+def _fetch(hit, include_vector, connection, newest, snapshot, rows, distances):
     best = 1.0 if snapshot.row.metric == "cosine" else 0.0
-    rows = rows.tolist()
+    rows, distances = rows.tolist(), distances.tolist()
     if rows and rows[-1] < 0:
         rows = [row for row in rows if row >= 0]
-    alive = read_nearest(connection, snapshot.row.uid, rows, snapshot.row.generation)
-    distances = distances.tolist()
-    if len(alive) == len(rows) and not include_vector:
-        # Ascending without ties, as nearly always: nothing to sort.
-        if all(map(lt, distances, distances[1 : len(rows)])):
-            points = zip(distances, map(alive.__getitem__, rows), strict=False)
-            return Hits([hit(id, best - distance, meta, None) for distance, (id, meta) in points])
-    found = [
-        (distance - best, alive[row], row)
-        for row, distance in zip(rows, distances, strict=False)
-        if row in alive
-    ]
-    found.sort()
-    hits = Hits()
-    for score, (id, meta), row in found:
-        vector = snapshot.vectors[row].copy() if include_vector else None
-        hits.append(hit(id, -score, meta, vector))
-    return hits
+    points = _points(snapshot, connection, newest, rows)
+    # Ascending without ties and all alive, as nearly always: nothing to sort.
+    if include_vector or None in points or not all(map(lt, distances, distances[1 : len(rows)])):
+        found = [
+            (distance, point[0], point, row)
+            for point, distance, row in zip(points, distances, rows, strict=False)
+            if point is not None
+        ]
+        found.sort()
+        distances = [distance for distance, *_ in found]
+        points, rows = [point for *_, point, _ in found], [row for *_, row in found]
+    scored = zip(points, distances, strict=False)
+    if hit is None and not include_vector:
+        return Hits([Hit(id, best - far, _decoded(meta)) for (id, meta, _), far in scored])
+    hit, vectors = hit or _hit, snapshot.vectors
+    return Hits(
+        hit(id, best - far, meta, vectors[row].copy() if include_vector else None)
+        for ((id, meta, _), far), row in zip(scored, rows, strict=True)
+    )
 
 
 def _hit(id, score, meta, vector):
-    return Hit(id, score, None if meta == "null" else codec.decode(meta), vector)
+    return Hit(id, score, _decoded(meta), vector)
+
+
+def _points(snapshot, connection, newest, rows):
+    """Return (id, meta as JSON text, revision) of each row, None where it has died since."""
+    if newest is NO_LIMIT:
+        known = snapshot.points.young
+        try:
+            return [known[row] for row in rows]
+        except KeyError:
+            pass
+    found = snapshot.points.find(
+        connection, snapshot.row.uid, snapshot.row.generation, rows, newest
+    )
+    return [found.get(row) for row in rows]
+
+
+def _decoded(meta):
+    return None if meta is NULL else codec.decode(meta)
 
 
 def receipt_of(snapshot, found, i, k, asked):

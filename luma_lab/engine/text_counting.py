@@ -29,7 +29,7 @@ def read_metas(connection, collection, rows, readers):
         deadline.check()
         some = rows[start : start + ROWS_A_QUERY]
         found = read_nearest(connection, collection.uid, some, collection.generation)
-        for row, (_, meta) in found.items():
+        for row, (_, meta, _) in found.items():
             meta = codec.decode(meta)
             for reader in readers:
                 reader.take(row, meta)

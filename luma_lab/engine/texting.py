@@ -17,7 +17,7 @@ from luma_lab.engine.text_settings import Texts, make_index
 from luma_lab.errors import InvalidArgument, PointNotFound
 from luma_lab.store import catalog, deadline, mappings
 from luma_lab.store.database import luma_errors
-from luma_lab.store.nearest import read_nearest
+from luma_lab.store.nearest import NULL, read_nearest
 from luma_lab.types import Hits, TextHit
 
 TIES = 6  # candidates beyond k, for those of equal score to be told apart
@@ -202,8 +202,8 @@ class _Fetch:
                 return grouped
             size *= WIDEN
 
-    def _hit(self, row, score, id, meta):
-        meta = None if meta == "null" else codec.decode(meta)
+    def _hit(self, row, score, id, meta, revision):
+        meta = None if meta is NULL else codec.decode(meta)
         vector = None if self._matrix is None else self._matrix.read(row)
         index, highlights, explanation = self._moment.index, None, None
         if self._texts is not None:

@@ -8,6 +8,7 @@ import numpy as np
 from luma_lab.errors import CorruptStore, InvalidArgument, UnknownName
 from luma_lab.index.builder import build_graph, graph_row_bytes
 from luma_lab.index.changing import Changing
+from luma_lab.index.chosen import RowChoices
 from luma_lab.index.directory import Directory
 from luma_lab.index.graph import Graph
 from luma_lab.index.nodes import NODES, restore_nodes
@@ -15,7 +16,6 @@ from luma_lab.index.progress import reporting
 from luma_lab.index.protocol import (
     as_queries,
     as_vectors,
-    check_ascending,
     check_dim,
     check_integer,
     check_k,
@@ -118,6 +118,7 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
         self.threads = threads
         self._graph = None
         self._rooms = None
+        self._choices = RowChoices()
         self._changing = threading.RLock()
 
     def build(self, vectors, progress=False, *, memory_bytes=None):
@@ -198,7 +199,9 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
             Only these rows may be answered. Few are scanned, many are filtered from a longer
             walk; each query gets ``min(k, mask.sum())`` rows.
         rows : ascending integers without repeats, optional
-            The same as row numbers, for few of many; not together with `mask`.
+            The same as row numbers, for few of many; not together with `mask`. A read-only int64
+            array that is given again is not looked at again: quicker for one filter's many
+            queries.
 
         Returns
         -------
@@ -219,7 +222,7 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
                 raise InvalidArgument("mask and rows are both given: expected at most one")
             mask = check_mask(mask, len(graph.nodes))
         if rows is not None:
-            rows = check_ascending(rows, len(graph.nodes))
+            rows = self._choices.take(rows, len(graph.nodes))
         queries = graph.nodes.prepare(queries)
         found, distances, counts = graph.search(queries, k, list_size, threads, mask, rows)
         stats = SearchStats(counts[:, HOPS], counts[:, COMPARISONS], counts[:, READS])
