@@ -10,7 +10,7 @@ from luma_lab import codec
 from luma_lab.engine import builds, compaction, embedding, hybrid, points, searching, texting
 from luma_lab.engine.embedding_verbs import EmbeddingVerbs
 from luma_lab.engine.index_files import kind_of
-from luma_lab.engine.text_settings import check_settings
+from luma_lab.engine.text_settings import check_settings, field_languages, field_weights
 from luma_lab.errors import InvalidArgument, LumaError
 from luma_lab.store import catalog, mappings
 from luma_lab.store.database import luma_errors
@@ -39,6 +39,7 @@ class CollectionInfo:
     text_fields: dict[str, float] | None = None
     language: str | None = None
     embedder: str | None = None
+    field_languages: dict[str, str] | None = None
 
 
 class VectorSnapshot(NamedTuple):
@@ -308,19 +309,27 @@ class Collection(EmbeddingVerbs):
         """
         return texting.explain_text(self._parts, self.name, query, points.check_id(id))
 
-    def analyze(self, text):
-        """Return the tokens of a text: each word, its place, and the forms it is found by."""
-        return texting.analyze(self._parts, self.name, text)
+    def analyze(self, text, field=None):
+        """Return the tokens of a text: each word, its place, and the forms it is found by.
+
+        Parameters
+        ----------
+        text : str
+        field : str, optional
+            The text field whose language is taken; by default the collection's.
+        """
+        return texting.analyze(self._parts, self.name, text, field)
 
     def set_text_fields(self, text_fields, language=None, **text_options):
         """Make the points searchable by words, or by other words than before.
 
         Parameters
         ----------
-        text_fields : list of str, or dict of str to float, or None
-            Dotted paths into meta, with weights (default 1), at most 16. A list there counts
-            as its strings; what is missing, or is no text, as an empty text. None: text search
-            ends.
+        text_fields : list of str, or dict of str to float or dict, or None
+            Dotted paths into meta, with weights (default 1), at most 16. A field with a
+            language of its own has ``{"weight": 2.0, "language": "es"}`` for its weight. A list
+            in a meta counts as its strings; what is missing, or is no text, as an empty text.
+            None: text search ends.
         language : str, default "en"
             A Snowball language ("en", "es", "de", ...), or "none" for words as they are.
         **text_options
@@ -365,9 +374,10 @@ class Collection(EmbeddingVerbs):
             row.created_at_ms,
             row.updated_at_ms,
             tuple(row.meta_indexes),
-            dict(row.text["fields"]) if row.text else None,
+            field_weights(row.text) if row.text else None,
             row.text["language"] if row.text else None,
             row.embedder["fingerprint"] or row.embedder["name"] if row.embedder else None,
+            field_languages(row.text) if row.text else None,
         )
 
     @luma_errors

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from luma_lab.engine import stamps
+from luma_lab.engine import stamps, text_files
 from luma_lab.engine.index_files import directory, kind_of
 from luma_lab.errors import LumaError, RowsGone, StoreClosed
 from luma_lab.files import load_arrays
@@ -146,6 +146,8 @@ def _check_collection(connection, parts, row, report):
                 raise _Moved from None
             report.problems.append(f"collection {row.name!r}: index {row.index_name}: {error}")
         report.checked["indexes"] = report.checked.get("indexes", 0) + 1
+    for problem in text_files.problems(parts.texts.home(row.uid), report.checked):
+        report.problems.append(f"collection {row.name!r}: {problem}")
 
 
 def _check_index(path):
