@@ -251,8 +251,9 @@ class Collection(EmbeddingVerbs):
         vector : array of shape (dim,), optional
             Left out, the text is embedded where the collection has a fitted embedder.
         text : str, optional
-            As in :meth:`search_text`, where the collection has text fields. At least one of the
-            two is needed; with only one branch to be had that one alone answers.
+            As in :meth:`search_text`, where the collection has text fields (of plain language
+            `luma_lab.index.textquery.as_words` takes the signs). At least one of the two is
+            needed; with only one branch to be had that one alone answers.
         fusion : {"rrf", "weighted", "distribution"}, or dict with method, k, weights
             See `luma_lab.engine.fusion`.
         rrf_k : float

@@ -16,6 +16,7 @@ from luma_lab.errors import (
     InvalidArgument,
     LumaError,
     NotSupported,
+    StorageError,
 )
 from luma_lab.store import catalog, embeddings
 
@@ -50,7 +51,18 @@ def embedder_of(parts, row):
 
 
 def embed(parts, embedder, texts):
-    """Return the vectors of texts, from the store where an endpoint made them before."""
+    """Return the vectors of texts, from the store where an endpoint made them before.
+
+    Raises
+    ------
+    InvalidArgument
+        The calling thread writes, and the embedder could keep all other writes waiting.
+    """
+    if parts.writer.is_held_here and not getattr(embedder, "local", False):
+        raise InvalidArgument(
+            f"{embedder.name} is not asked for vectors inside a write, which would keep all "
+            "others waiting: embed before it, and pass the vector"
+        )
     if not getattr(embedder, "cacheable", False) or not texts:
         return embedder.embed(texts)
     keys = [embeddings.key_of(embedder.fingerprint, text) for text in texts]
@@ -62,7 +74,7 @@ def embed(parts, embedder, texts):
         found |= new
         try:
             parts.writer.run(lambda unit: embeddings.write(unit.connection, new, CACHE_BYTES))
-        except LumaError as error:  # the vectors are good all the same
+        except StorageError as error:  # the vectors are good all the same
             log.warning("%d vectors of %s were not cached: %s", len(new), embedder.name, error)
     return np.stack([found[key] for key in keys]).astype(np.float32, copy=False)
 

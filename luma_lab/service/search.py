@@ -68,7 +68,7 @@ class SearchRequest(msgspec.Struct):
     group_by: str | None = None
     group_limit: int = 1
     vector: list[float] | None = None
-    mode: Literal["vector", "text", "hybrid"] | msgspec.UnsetType = msgspec.UNSET
+    mode: Literal["vector", "text", "hybrid"] | None = None
     min_offset: int | None = None
 
 
@@ -160,7 +160,7 @@ class SearchHandler(PassageHandler):
                 request.query,
                 vector,
                 request.top_k,
-                mode=None if request.mode is msgspec.UNSET else request.mode,
+                mode=request.mode,
                 embedder=self.service.embedder,
                 filters=msgspec.to_builtins(filters),
                 version=filters.version_policy,

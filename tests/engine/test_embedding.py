@@ -367,8 +367,11 @@ def test_an_endpoint_is_asked_once_for_each_text(tmp_path):
             again = docs.search("cats", 2)
             assert docs.search("cats", 2) == again
             assert server.texts[asked:] == ["cats"]
-            with lab.transaction():
-                docs.search("dogs", 1)  # which can't be kept while this thread holds the writer
+            with lab.transaction(), pytest.raises(InvalidArgument, match="inside a write"):
+                docs.search("dogs", 1)
+            copy = "CREATE TABLE t AS SELECT id FROM hybrid_search('docs', 'x', NULL, 3)"
+            with pytest.raises(InvalidArgument, match="inside a write"):
+                lab.sql.execute(copy)
         with luma.open(tmp_path / "lab") as lab:
             docs, before = lab.collection("docs"), len(server.texts)
             docs.use_embedder(HttpEmbedder(server.url, "m", dim=server.dim))
