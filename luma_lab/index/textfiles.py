@@ -10,11 +10,12 @@ from luma_lab.index.lexicon import Lexicon
 from luma_lab.index.rows import read_only
 from luma_lab.index.segment import Segment
 from luma_lab.kernels.bm25 import FORM_BITS, KEY_BITS
+from luma_lab.kernels.places import places_fit
 
-VERSION = 1
+VERSION = 2
 SEGMENT_ARRAYS = {
     "keys": np.int64, "lists": np.int32, "starts": np.int64, "rows": np.int32, "counts": None,
-    "field_ends": np.int64, "lengths": np.int32, "place_starts": np.int64, "places": np.int32,
+    "field_ends": np.int64, "lengths": np.int32, "place_starts": np.int64, "places": np.uint8,
 }  # fmt: skip
 PARAMETERS = {
     "language", "variant", "k1", "b", "delta", "fields", "stop_words", "positions",
@@ -178,6 +179,5 @@ def _check_terms(segment, lexicon):
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(segment.counts, dtype=np.int64)])
         exact = segment.lists[forms == 0]
         tokens = before[segment.starts[exact + 1]] - before[segment.starts[exact]]
-        begins = segment.place_starts[exact]
-        if begins.min(initial=0) < 0 or (begins + tokens > len(segment.places)).any():
+        if not places_fit(segment.place_starts[exact], tokens, segment.places):
             raise ValueError(f"the segment at row {segment.first_row} has places missing")
