@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from luma_lab import codec
+from luma_lab.engine.text_caches import text_status
 from luma_lab.errors import (
     Cancelled,
     Conflict,
@@ -190,6 +191,7 @@ def status(parts, name):
         "disk_bytes": directory_bytes(path) if available and path.is_dir() else 0,
         "last_built_ms": row.index_built_ms,
         "graph_files": sorted(f.name for f in path.glob("*.npy")) if available else [],
+        "text": text_status(parts, row),
     }
 
 

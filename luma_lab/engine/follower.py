@@ -31,6 +31,7 @@ CATALOG_TYPES = frozenset(
         "index_built",
         "index_dropped",
         "index_tuned",
+        "vector_embedder_changed",
     }
 )
 _WATCHED = ", ".join(f"'{t}'" for t in sorted(event_log.POINT_TYPES | CATALOG_TYPES))

@@ -13,11 +13,12 @@ import numpy as np
 
 from luma_lab import codec
 from luma_lab.engine import builds, filters, meta_indexes, planner, points
-from luma_lab.errors import InvalidArgument, LumaError
+from luma_lab.engine.grouping import Grouping, above, check_k, check_min_score
+from luma_lab.errors import LumaError
 from luma_lab.store import catalog, deadline, mappings
 from luma_lab.store.database import luma_errors
 from luma_lab.store.nearest import read_nearest
-from luma_lab.types import LARGEST_SQUARE, Group, Hit, Hits
+from luma_lab.types import LARGEST_SQUARE, Hit, Hits
 
 RETRIES = 8
 WIDEN = 4
@@ -49,15 +50,13 @@ def search(
         Makes what stands for a `Hit` in the answer of a search that neither groups nor cuts, of
         (id, score, meta as JSON text, vector).
     """
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise InvalidArgument(f"invalid k: {k!r}: expected an int of at least 1")
-    k = int(k)
+    k = check_k(k)
     if search_list_size is not None:
         builds.check_list_size(search_list_size, k)
     if min_score is not None:
-        _check_min_score(min_score)
+        check_min_score(min_score)
     tree = None if filter is None else filters.parse(filter)
-    groups = None if group_by is None else _Grouping(group_by, group_limit)
+    groups = None if group_by is None else Grouping(group_by, group_limit)
     if min_offset is not None:
         parts.follower.wait_for(min_offset, parts.wait_secs)
     snapshot = parts.follower.snapshot(name)
@@ -79,10 +78,10 @@ def search(
             parts, name, tree, queries, k, options, fetch, groups
         )
     if min_score is not None:
-        answers = [_above(hits, min_score) for hits in answers]
+        answers = [above(hits, min_score) for hits in answers]
     if explain:
         for i, hits in enumerate(answers):
-            receipt = _receipt(snapshot, found, i, k, search_list_size)
+            receipt = receipt_of(snapshot, found, i, k, search_list_size)
             receipt["matches"] = matches
             receipt["times_ms"] |= {"plan": plan_ms, "fetch": fetch_ms}
             hits.receipt = receipt
@@ -229,66 +228,8 @@ def _hit(id, score, meta, vector):
     return Hit(id, score, None if meta == "null" else codec.decode(meta), vector)
 
 
-class _Grouping:
-    """Folds hits into groups by the value of one field of their meta."""
-
-    def __init__(self, group_by, group_limit):
-        if not isinstance(group_by, str):
-            raise InvalidArgument(f"group_by is {group_by!r}: expected a dotted path into meta")
-        if type(group_limit) is not int or group_limit < 1:
-            raise InvalidArgument(f"group_limit is {group_limit!r}: expected an int of at least 1")
-        self.path = filters.split_path(group_by)
-        self.limit = group_limit
-
-    def __call__(self, hits, k):
-        """Return the `Hits` of the best `k` groups; a hit without the field is one of its own."""
-        found = {}
-        for position, hit in enumerate(hits):
-            value = _dig(hit.meta, self.path)
-            place = (position,) if value is None else codec.encode(value)
-            if place not in found:
-                if len(found) == k:
-                    continue
-                found[place] = Group(value, [])
-            if len(found[place].hits) < self.limit:
-                found[place].hits.append(hit)
-        groups = list(found.values())
-        return Hits((group.hits[0] for group in groups), groups=groups)
-
-    def are_full(self, answers, k):
-        """Return whether no further candidate could add to any answer."""
-        return all(
-            len(hits) == k and all(len(group.hits) == self.limit for group in hits.groups)
-            for hits in answers
-        )
-
-
-def _dig(meta, path):
-    for segment in path:
-        if not isinstance(meta, dict) or segment not in meta:
-            return None
-        meta = meta[segment]
-    return meta
-
-
-def _above(hits, min_score):
-    groups = hits.groups
-    if groups is not None:
-        groups = [
-            Group(g.key, [h for h in g.hits if h.score >= min_score])
-            for g in groups
-            if g.hits[0].score >= min_score
-        ]
-    return Hits((h for h in hits if h.score >= min_score), groups=groups)
-
-
-def _check_min_score(min_score):
-    real = isinstance(min_score, (int, float, np.number)) and not isinstance(min_score, bool)
-    if min_score is not None and not (real and min_score == min_score):
-        raise InvalidArgument(f"min_score is {min_score!r}: expected a number")
-
-
-def _receipt(snapshot, found, i, k, search_list_size):
+def receipt_of(snapshot, found, i, k, search_list_size):
+    """Return the receipt of the `i`-th query of what the planner found in a snapshot."""
     walked = "walk" in found.strategy or "scan" in found.strategy
     index = snapshot.index if walked else None
     size = search_list_size or snapshot.row.params.get(

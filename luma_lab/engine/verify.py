@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from luma_lab.engine import builds
+from luma_lab.engine import builds, stamps
 from luma_lab.errors import LumaError
 from luma_lab.files import load_arrays
 from luma_lab.store import catalog, mappings
@@ -106,6 +106,13 @@ def _check_collection(connection, parts, row, report):
     if live != row.live:
         report.problems.append(f"collection {row.name!r}: {live} points, catalog says {row.live}")
     report.checked["blocks"] = report.checked.get("blocks", 0) + len(blocks)
+    stamp = stamps.stamp_of(row)
+    if stamp is not None and stamp.directory is not None:
+        try:
+            load_arrays(parts.matrices.directory(row.uid) / stamp.directory, verify=True)
+        except LumaError as error:
+            report.problems.append(f"collection {row.name!r}: its embedder: {error}")
+        report.checked["embedders"] = report.checked.get("embedders", 0) + 1
     if row.index_name is not None:
         path = builds.directory(parts, row.uid, row.index_name)
         try:

@@ -179,7 +179,7 @@ def _stop_words(language, wanted):
         return STOP_WORDS[language]
     if wanted is False or wanted is None:
         return frozenset()
-    if isinstance(wanted, str):
+    if isinstance(wanted, str) or not hasattr(wanted, "__iter__"):
         raise InvalidArgument(f"stop_words={wanted!r}: expected True, False or a list of words")
     words = list(wanted)
     for word in words:

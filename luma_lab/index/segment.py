@@ -318,6 +318,20 @@ def merge_segments(segments, live, forms, with_places):
     return _assembled(first, posted, made, lengths, with_places)
 
 
+def renumbered(segment, live):
+    """Return a segment that holds no deleted row, its rows numbered from 0 without gaps.
+
+    live : bool array over all rows of the index
+    """
+    alive = live[segment.first_row : segment.stop_row]
+    numbers = (np.cumsum(alive) - 1).astype(np.int32)
+    return segment._replace(
+        first_row=int(np.count_nonzero(live[: segment.first_row])),
+        rows=read_only(numbers[segment.rows]),
+        lengths=read_only(np.ascontiguousarray(segment.lengths[:, alive])),
+    )
+
+
 def _merge_field(field, segments, lives, kept, forms, with_places):
     """Return what :func:`_invert` does, of one field of several segments."""
     sources = [

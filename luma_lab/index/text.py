@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luma_lab.errors import IndexNotBuilt, InvalidArgument, UnknownName
+from luma_lab.errors import InvalidArgument, UnknownName
 from luma_lab.index.analyzer import cut_words
 from luma_lab.index.highlight import highlighted
 from luma_lab.index.letters import word_table
@@ -16,9 +16,9 @@ from luma_lab.index.rows import read_only
 from luma_lab.index.scoring import Explanation, Model, TermScore
 from luma_lab.index.shelf import Shelf
 from luma_lab.index.terms import Terms, evaluate, weigh_terms
-from luma_lab.index.textfiles import TextDirectory
+from luma_lab.index.textchanges import TextChanges
 from luma_lab.index.textquery import MUST_NOT, SHOULD, WORD, Clause, has_syntax, parse
-from luma_lab.index.texts import as_columns, check_fields, check_many, check_tokens
+from luma_lab.index.texts import check_fields, check_many, check_tokens
 from luma_lab.kernels import bm25
 
 WAYS = {
@@ -50,7 +50,7 @@ class _Asked(NamedTuple):
     form_weights: np.ndarray
 
 
-class TextIndex(TextDirectory):
+class TextIndex(TextChanges):
     """BM25 over texts, with statistics that are exact after any additions and deletions.
 
     Parameters
@@ -67,6 +67,8 @@ class TextIndex(TextDirectory):
         Words left out; True takes the list shipped for the language.
     positions : bool, default False
         Keep where words stand, which phrase queries need.
+    deferred : bool, default False
+        Leave it to :meth:`settle`, which another thread may call, to merge what was added.
 
     Notes
     -----
@@ -88,13 +90,14 @@ class TextIndex(TextDirectory):
 
     def __init__(
         self, language="en", variant="lucene", k1=1.2, b=0.75, delta=0.5, *, fields=None,
-        stop_words=False, positions=False,
+        stop_words=False, positions=False, deferred=False,
     ):  # fmt: skip
         self.model = Model(variant, k1, b, delta)
         self.fields = check_fields(fields)
         if not isinstance(positions, bool):
             raise InvalidArgument(f"positions={positions!r}: expected True or False")
         self.positions = positions
+        self._deferred = deferred
         self._single = fields is None
         self._field_weights = np.array(list(self.fields.values()))
         self._lexicon = make_lexicon(language, stop_words)
@@ -105,69 +108,12 @@ class TextIndex(TextDirectory):
         self._sums = deque()  # append and pop are atomic
 
     def _empty_shelf(self):
-        return Shelf(self._lexicon, self.model, len(self.fields), self.positions)
+        return Shelf(self._lexicon, self.model, len(self.fields), self.positions, self._deferred)
 
     @property
     def language(self):
         """Short name of the language."""
         return self._lexicon.analyzer.language
-
-    def build(self, texts):
-        """Index these texts and forget all others; return self.
-
-        Parameters
-        ----------
-        texts : sequence of str, of lists of str (tokens, which skip the analyzer), or of dicts
-            of them when the index has fields
-            Text i becomes row i. Lone surrogates separate words.
-
-        Raises
-        ------
-        InvalidArgument, UnknownName
-            The index is left as it was.
-        """
-        columns = as_columns(texts, None if self._single else self.fields)
-        self._shelf.replace([self._block(columns)])
-        self._built, self._disk_bytes = True, 0
-        return self
-
-    def add(self, texts):
-        """Append texts, as :meth:`build` takes them; return their rows (int64 array).
-
-        Raises
-        ------
-        InvalidArgument, UnknownName
-            The index is left as it was.
-        """
-        columns = as_columns(texts, None if self._single else self.fields)
-        count = len(columns[0])
-        first = self._shelf.add(self._block(columns))
-        self._built = True
-        return np.arange(first, first + count)
-
-    def delete(self, rows):
-        """Forget rows: an int, or integers without repeats.
-
-        Raises
-        ------
-        InvalidArgument
-            One of them is not there (any more); the index is left as it was.
-        """
-        array = np.atleast_1d(np.asarray(rows))
-        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            raise InvalidArgument(
-                f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
-            )
-        array = array.astype(np.int64)
-        if len(np.unique(array)) != len(array):
-            raise InvalidArgument("rows to delete hold one twice: expected each once")
-        self._shelf.delete(array)
-
-    def consolidate(self):
-        """Make one segment of all, without the postings of deleted rows; return self."""
-        self._check_built()
-        self._shelf.merge()
-        return self
 
     def search(self, query, k=10, *, mask=None, syntax=True, way="auto"):
         """Find the `k` best rows of a query.
@@ -283,8 +229,23 @@ class TextIndex(TextDirectory):
         """Rows a mask has entries for."""
         return len(self._shelf.contents.live)
 
+    @property
+    def live(self):
+        """Which rows are not deleted: bool array of shape (total_rows,)."""
+        return self._shelf.contents.live
+
     def __len__(self):
         return self._shelf.contents.live_count
+
+    @property
+    def words(self):
+        """Number of distinct words the index has met, as written."""
+        return len(self._lexicon.words)
+
+    @property
+    def postings(self):
+        """Number of postings, those of deleted rows included."""
+        return sum(len(segment.rows) for segment in self._shelf.contents.segments)
 
     @property
     def segments(self):
@@ -296,17 +257,6 @@ class TextIndex(TextDirectory):
             f"TextIndex(language={self.language!r}, variant={self.model.variant!r}, "
             f"rows={len(self)})"
         )
-
-    def _view(self):
-        self._check_built()
-        return self._shelf.view()
-
-    def _check_built(self):
-        if not self._built:
-            raise IndexNotBuilt("TextIndex holds no texts yet: call build, add or load first")
-
-    def _block(self, columns):
-        return [self._lexicon.read(column) for column in columns]
 
     def _answer(self, view, query, allowed, way, sums, heap, scores):
         """Answer a plain query from a view of one segment; return how many rows are found."""

@@ -39,6 +39,12 @@ class TextDirectory:
         ------
         IndexNotBuilt, InvalidArgument, StorageError, StoreFull
         """
+        arrays, manifest = self.to_arrays()
+        save_arrays(path, arrays, manifest)
+        self._disk_bytes = directory_bytes(path)
+
+    def to_arrays(self):
+        """Return (arrays, manifest): all of the index, as :meth:`of_arrays` takes it."""
         view = self._view()
         arrays = {**self._lexicon.arrays(), "live": np.packbits(view.live)}
         ranges = []
@@ -57,15 +63,13 @@ class TextDirectory:
             "stop_words": sorted(analyzer.stop_words),
             "positions": self.positions,
         }
-        manifest = {
+        return arrays, {
             "kind": self.KIND,
             "version": VERSION,
             "parameters": parameters,
             "segments": ranges,
             "total_rows": view.total_rows,
         }
-        save_arrays(path, arrays, manifest)
-        self._disk_bytes = directory_bytes(path)
 
     @classmethod
     def load(cls, path, mmap=True):
@@ -85,25 +89,37 @@ class TextDirectory:
             raise InvalidArgument(
                 f"{path} holds {manifest.get('kind')!r}: expected an index of kind {cls.KIND!r}"
             )
-        if manifest.get("version") != VERSION:
-            raise CorruptStore(
-                f"{path}: index version {manifest.get('version')}, this one reads {VERSION}"
-            )
         arrays, manifest = load_arrays(path, mmap=mmap)
-        try:
-            index = cls._restored(manifest, arrays)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptStore(f"{path}: its files make no index ({error})") from None
+        index = cls.of_arrays(arrays, manifest, path)
         index._disk_bytes = directory_bytes(path)
         return index
 
     @classmethod
-    def _restored(cls, manifest, arrays):
+    def of_arrays(cls, arrays, manifest, path="the index", *, deferred=False):
+        """Return the index that gave these :meth:`to_arrays`; others among them are ignored.
+
+        Raises
+        ------
+        CorruptStore
+            They do not make an index.
+        """
+        if manifest.get("version") != VERSION:
+            raise CorruptStore(
+                f"{path}: index version {manifest.get('version')}, this one reads {VERSION}"
+            )
+        try:
+            return cls._restored(manifest, arrays, deferred)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptStore(f"{path}: its files make no index ({error})") from None
+
+    @classmethod
+    def _restored(cls, manifest, arrays, deferred):
         given = dict(manifest["parameters"])
         if set(given) != PARAMETERS:
             raise ValueError(f"parameters {sorted(given)}, expected {sorted(PARAMETERS)}")
         fields = given.pop("fields")
-        index = cls(**given, fields=None if fields is None else dict(fields))
+        fields = None if fields is None else dict(fields)
+        index = cls(**given, fields=fields, deferred=deferred)
         index._lexicon = Lexicon.of_arrays(index._lexicon.analyzer, arrays)
         index._shelf = index._empty_shelf()
         total = manifest["total_rows"]

@@ -6,10 +6,7 @@ from luma_lab.service.refusals import MethodNotAllowed
 
 _COLLECTION = r"/v1/vector/[^/]+"
 # pattern, what it is called, methods
-ROUTES = (
-    (_COLLECTION + r"/query", "text and hybrid search", ("POST",)),
-    (_COLLECTION + r"/compact", "compaction", ("POST",)),
-)
+ROUTES = ((_COLLECTION + r"/compact", "compaction", ("POST",)),)
 
 
 class UnbuiltHandler(BaseHandler):

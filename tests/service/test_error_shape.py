@@ -128,12 +128,10 @@ WRONG_SHAPES = [
     ("POST", f"{V}/search", {"vector": [1, 2], "k": 1, "exact": 1}, "exact"),
     ("POST", GRAPH, {"max_degree": "many"}, "max_degree"),
 ]
-UNBUILT = [("POST", f"{V}/query"), ("POST", f"{V}/compact")]
+UNBUILT = [("POST", f"{V}/compact")]
 UNBUILT_FIELDS = [
     (f"{V}/search", {"vector": [1, 2], "k": 1, "params": {"nprobe": 3}}, "nprobe"),
     (f"{V}/search", {"vector": [1, 2], "k": 1, "params": {"rerank": 3}}, "rerank"),
-    ("/v1/vector/x", {"dim": 2, "metric": "l2", "text_fields": ["t"]}, "text_fields"),
-    ("/v1/vector/x", {"dim": 2, "metric": "l2", "language": "es"}, "language"),
     ("/v1/vector/x", {"dim": 2, "metric": "l2", "index": "ivf"}, "ivf"),
     ("/v1/vector/x", {"dim": 2, "metric": "l2", "index": "diskann"}, "diskann"),
 ]
