@@ -21,6 +21,7 @@ PARAMETERS = {
     "language", "variant", "k1", "b", "delta", "fields", "stop_words", "positions",
 }  # fmt: skip
 COUNT_TYPES = (np.uint16, np.int32)
+NARROW = np.uint32  # of numbers that are int64 in memory, if they fit
 
 
 class TextDirectory:
@@ -46,12 +47,13 @@ class TextDirectory:
     def to_arrays(self):
         """Return (arrays, manifest): all of the index, as :meth:`of_arrays` takes it."""
         view = self._view()
-        arrays = {**self._lexicon.arrays(), "live": np.packbits(view.live)}
+        arrays = {n: _narrow(array) for n, array in self._lexicon.arrays().items()}
+        arrays["live"] = np.packbits(view.live)
         ranges = []
         for place, segment in enumerate(view.segments):
             ranges.append([segment.first_row, segment.posted_rows])
             for name in SEGMENT_ARRAYS:
-                arrays[f"s{place}_{name}"] = getattr(segment, name)
+                arrays[f"s{place}_{name}"] = _narrow(getattr(segment, name))
         analyzer = self._lexicon.analyzer
         parameters = {
             "language": analyzer.language,
@@ -128,7 +130,10 @@ class TextDirectory:
             raise ValueError(f"{len(live)} marks of live rows, expected {total}")
         segments, first = [], 0
         for place, (first_row, posted_rows) in enumerate(manifest["segments"]):
-            parts = [arrays[f"s{place}_{name}"] for name in SEGMENT_ARRAYS]
+            parts = [
+                _widened(arrays[f"s{place}_{name}"], dtype)
+                for name, dtype in SEGMENT_ARRAYS.items()
+            ]
             segment = Segment(first_row, posted_rows, *map(read_only, parts))
             _check_segment(segment, first, len(index.fields))
             _check_terms(segment, index._lexicon)
@@ -152,6 +157,17 @@ class TextDirectory:
     def disk_bytes(self):
         """Bytes of the directory last saved to or loaded from; 0 if there is none."""
         return self._disk_bytes
+
+
+def _narrow(array):
+    """Return an array as it is saved."""
+    wide = array.dtype == np.int64 and array.max(initial=0) <= np.iinfo(NARROW).max
+    return array.astype(NARROW) if wide and array.min(initial=0) >= 0 else array
+
+
+def _widened(array, dtype):
+    """Return a saved array as it is used."""
+    return array.astype(np.int64) if dtype is np.int64 and array.dtype == NARROW else array
 
 
 def _check_segment(segment, first_row, n_fields):

@@ -99,6 +99,25 @@ def unpack_spots(rows, counts, packed, at, step, spots):
     return total
 
 
+@kernel
+def keep_common(spots, others):
+    """Move the spots that are also among `others` to the front; return how many.
+
+    Both ascend, without repeats.
+    """
+    total, j = 0, 0
+    for i in range(spots.shape[0]):
+        spot = spots[i]
+        while j < others.shape[0] and others[j] < spot:
+            j += 1
+        if j == others.shape[0]:
+            break
+        if others[j] == spot:
+            spots[total] = spot
+            total += 1
+    return total
+
+
 @kernel(inline=True)
 def behind_places(packed, at, count):
     """Return where `count` numbers that begin at `at` end."""

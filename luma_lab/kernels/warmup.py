@@ -221,6 +221,7 @@ def _warm_text():
     places.copy_kept_places(*kept, np.arange(2), np.empty(2, np.uint8))
     places.places_fit(np.arange(2), np.ones(2, np.int64), packed)
     places.unpack_spots(rows, counts, packed, 0, 0, np.empty(2, np.int64))
+    places.keep_common(np.empty(0, np.int64), np.empty(0, np.int64))
     parts, tops = np.empty(2, np.float32), np.zeros((2, 1), np.float32)
     postings.bake_parts(rows, counts, 0, 2, np.ones(2), postings.SATURATED, 1.2, 0.5, parts)
     parts, begins = read_only(parts), np.zeros((2, 2), np.int64)

@@ -104,6 +104,16 @@ def unpacked(rows, counts, packed, at, step=0):
     return [(spot >> 32, spot & 0xFFFFFFFF) for spot in spots[:size].tolist()]
 
 
+UNIQUE = st.lists(st.integers(0, 30), unique=True).map(sorted)
+
+
+@given(UNIQUE, UNIQUE)
+def test_common_spots_are_kept_in_order(one, other):
+    spots = np.array(one, np.int64)
+    size = kernels_places.keep_common(spots, np.array(other, np.int64))
+    assert spots[:size].tolist() == sorted(set(one) & set(other))
+
+
 SPREAD = st.lists(
     st.lists(st.integers(0, 300) | st.integers(0, 2**31 - 1), unique=True, min_size=1).map(sorted),
     max_size=6,
