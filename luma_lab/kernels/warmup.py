@@ -14,6 +14,7 @@ from luma_lab.kernels import (
     distance,
     graph,
     mend,
+    places,
     postings,
     product,
     quantize,
@@ -201,22 +202,26 @@ def _warm_text():
     tokens.look_up(text, fold, *table, np.empty(2, np.int32))
     tokens.refill_slots(table[1], 2, np.zeros(64, np.int32))
     last, sizes = np.full(2, -1, np.int32), np.zeros(2, np.int64)
-    rows, counts, places = (np.zeros(2, np.int32) for _ in range(3))
+    rows, counts, spread = (np.zeros(2, np.int32) for _ in range(3))
     postings.count_postings(words, ends, last, sizes)
     postings.fill_postings(words, ends, np.arange(2), np.full(2, -1, np.int32), rows, counts)
-    postings.fill_places(words, ends, np.arange(2), places)
+    postings.fill_places(words, ends, np.arange(2), spread)
+    packed = np.empty(2, np.uint8)
+    places.measure_places(np.arange(3), counts, spread, sizes)
+    places.pack_places(np.arange(3), counts, spread, packed)
     starts, rows, live = read_only(np.arange(3)), read_only(rows), read_only(np.ones(2, bool))
-    counts, places = read_only(counts.astype(np.uint16)), read_only(places)
+    counts, packed = read_only(counts.astype(np.uint16)), read_only(packed)
     postings.count_kept(starts, rows, live, sizes)
-    postings.count_kept_places(starts, rows, counts, live, sizes)
     postings.copy_kept(
         starts, rows, counts, live, 0, np.arange(2), np.arange(2), np.empty(2, np.int32),
         np.empty(2, np.int32),
     )  # fmt: skip
-    postings.copy_kept_places(
-        starts, rows, counts, read_only(np.arange(2)), places, live, np.arange(2), np.arange(2),
-        np.empty(2, np.int32),
-    )  # fmt: skip
+    kept = starts, rows, counts, read_only(np.arange(2)), packed, live, np.arange(2)
+    places.count_kept_places(*kept, np.zeros(2, np.int64))
+    places.copy_kept_places(*kept, np.arange(2), np.empty(2, np.uint8))
+    places.places_fit(np.arange(2), np.ones(2, np.int64), packed)
+    places.unpack_spots(rows, counts, packed, 0, 0, np.empty(2, np.int64))
+    places.keep_common(np.empty(0, np.int64), np.empty(0, np.int64))
     parts, tops = np.empty(2, np.float32), np.zeros((2, 1), np.float32)
     postings.bake_parts(rows, counts, 0, 2, np.ones(2), postings.SATURATED, 1.2, 0.5, parts)
     parts, begins = read_only(parts), np.zeros((2, 2), np.int64)
