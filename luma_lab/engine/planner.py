@@ -12,6 +12,7 @@ from luma_lab.engine.kinds import KINDS
 from luma_lab.errors import CorruptStore
 
 WORDS = {"vamana": "walk", "diskann": "walk", "ivf": "probe"}
+COUNTED = ("hops", "comparisons", "reads", "cache_hits", "rerank_nanoseconds")
 SCANNED_ROWS = 256  # matching rows that are compared exactly in less time than plans are made
 
 
@@ -25,7 +26,9 @@ class Candidates(NamedTuple):
     strategy : {"exact", "walk", "walk+tail"}, behind "filter+" where rows were given
         Then also "scan", of the index's codes. A walk of cells is a "probe".
     hops, comparisons, reads, cache_hits : int64 arrays of shape (n_queries,)
-    walk_ms : float
+    rerank_ns : int64 array of shape (n_queries,)
+    elapsed_ms : float
+        For one of the queries, on average.
     index : luma_lab.engine.kinds.Attached or None
         What was asked; None where all was scanned.
     """
@@ -37,7 +40,8 @@ class Candidates(NamedTuple):
     comparisons: np.ndarray
     reads: np.ndarray
     cache_hits: np.ndarray
-    walk_ms: float
+    rerank_ns: np.ndarray
+    elapsed_ms: float
     index: Any
 
 
@@ -80,7 +84,7 @@ def find_candidates(snapshot, queries, k, *, asked=None, exact=False, threads=1)
     strategy = "exact" if found is None else WORDS[snapshot.index.kind]
     if found is not None and start < total:
         strategy += "+tail"
-    elapsed = (time.perf_counter() - started) * 1000
+    elapsed = _each(started, len(rows))
     index = None if found is None else snapshot.index
     return Candidates(rows, distances, strategy, *counts, elapsed, index)
 
@@ -105,14 +109,14 @@ def find_among(snapshot, queries, k, rows, *, asked=None, exact=False, threads=1
     if found is None:
         return _scan_rows(snapshot, queries, k, rows, threads, started)
     merged, distances = found.rows, found.distances
-    counts = _counts(found, len(queries))
+    counts = _counts(found, len(merged))
     strategy = "filter+" + (WORDS[snapshot.index.kind] if found.stats.hops.any() else "scan")
     if inside < len(rows):
         tail = _scan(snapshot, queries, k, rows[inside:], threads)
         merged, distances = _merge((merged, distances), tail, k)
         counts[1] = counts[1] + (len(rows) - inside)
         strategy += "+tail"
-    elapsed = (time.perf_counter() - started) * 1000
+    elapsed = _each(started, len(merged))
     return Candidates(merged, distances, strategy, *counts, elapsed, snapshot.index)
 
 
@@ -128,20 +132,22 @@ def _ask(snapshot, queries, k, asked, threads, **among):
 
 
 def _counts(found, count):
-    """Return [hops, comparisons, reads, cache hits] of an index's answer, zeros without one."""
+    """Return hops, comparisons, reads, cache hits and rerank_ns of an answer, zeros without."""
     nothing = np.zeros(count, np.int64)
-    if found is None:
-        return [nothing] * 4
-    stats = found.stats
-    hits = getattr(stats, "cache_hits", nothing)
-    return [stats.hops, stats.comparisons, stats.reads, hits]
+    stats = None if found is None else found.stats
+    return [getattr(stats, name, nothing) for name in COUNTED]
+
+
+def _each(started, count):
+    """Return the milliseconds since `started` that fall to each of `count` queries."""
+    return (time.perf_counter() - started) * 1000 / max(1, count)
 
 
 def _scan_rows(snapshot, queries, k, rows, threads, started):
     found, distances = _scan(snapshot, queries, k, rows, threads)
     nothing = np.zeros(len(found), np.int64)
-    counts = nothing, nothing + len(rows), nothing, nothing
-    elapsed = (time.perf_counter() - started) * 1000
+    counts = nothing, nothing + len(rows), nothing, nothing, nothing
+    elapsed = _each(started, len(found))
     return Candidates(found, distances, "filter+exact", *counts, elapsed, None)
 
 

@@ -91,7 +91,10 @@ def search(
         for i, hits in enumerate(answers):
             receipt = receipt_of(snapshot, found, i, k, asked)
             receipt["matches"] = matches
-            receipt["times_ms"] |= {"plan": plan_ms, "fetch": fetch_ms}
+            receipt["times_ms"] |= {
+                "plan": plan_ms / len(answers),
+                "fetch": fetch_ms / len(answers),
+            }
             hits.receipt = receipt
     return answers
 
@@ -274,6 +277,7 @@ def receipt_of(snapshot, found, i, k, asked):
         Options of the search, None where the index's own hold.
     """
     index = None if found.index is None else snapshot.index
+    rerank_ms = float(found.rerank_ns[i]) / 1e6
     params = {"k": k}
     if index is not None:
         params |= kinds.KINDS[index.kind].options(snapshot.row, asked, k)
@@ -290,5 +294,10 @@ def receipt_of(snapshot, found, i, k, asked):
         "params": params,
         "fingerprint": None if index is None else index.fingerprint,
         "offset": snapshot.offset,
-        "times_ms": {"plan": 0.0, "walk": found.walk_ms, "rerank": 0.0, "fetch": 0.0},
+        "times_ms": {
+            "plan": 0.0,
+            "walk": max(0.0, found.elapsed_ms - rerank_ms),
+            "rerank": rerank_ms,
+            "fetch": 0.0,
+        },
     }

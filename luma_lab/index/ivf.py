@@ -28,12 +28,13 @@ from luma_lab.index.protocol import (
     check_live_rows,
     check_metric,
     check_threads,
+    stats_in_memory,
 )
 from luma_lab.index.quantizer import Q8Quantizer
 from luma_lab.index.renewing import RenewingCells
 from luma_lab.index.rows import Growing, read_only
 from luma_lab.kernels.blocks import LANES
-from luma_lab.types import Neighbors, SearchStats
+from luma_lab.types import Neighbors
 
 NPROBE = 16
 # Times as many rows as the cells were trained on: then they are trained again.
@@ -193,8 +194,7 @@ class IVFIndex(RenewingCells, Directory):
         if mask is not None or rows is not None:
             mask = as_mask(mask, rows, len(cells.live))
         rows, distances, counts = cells.search(queries, k, nprobe, rerank, threads, mask)
-        hops, comparisons, reads, _ = counts.T
-        return Neighbors(rows, distances, SearchStats(hops, comparisons, reads))
+        return Neighbors(rows, distances, stats_in_memory(counts, self.quantizer))
 
     def add(self, vectors):
         """Insert vectors (dim,) or (n, dim); return their row numbers, int64 (n,).

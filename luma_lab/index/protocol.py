@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from luma_lab.errors import DimensionMismatch, InvalidArgument, UnknownName
-from luma_lab.types import LARGEST_SQUARE, METRICS, Neighbors
+from luma_lab.types import LARGEST_SQUARE, METRICS, CodedStats, Neighbors, SearchStats
 
 CHECK_ROWS = 4096
 MAX_ROWS = 2**31 - 1
@@ -224,3 +224,12 @@ def check_live_rows(rows, live):
     if len(np.unique(array)) != len(array):
         raise InvalidArgument("a row is named twice: expected row numbers without repeats")
     return array
+
+
+def stats_in_memory(counts, quantizer):
+    """Return the stats of a search in memory from its counts (n_queries, 4)."""
+    hops, comparisons, spent, _ = counts.T
+    nothing = np.zeros(len(counts), np.int64)
+    if quantizer is None:
+        return SearchStats(hops, comparisons, nothing)
+    return CodedStats(hops, comparisons, nothing, spent)

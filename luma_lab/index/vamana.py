@@ -22,12 +22,13 @@ from luma_lab.index.protocol import (
     check_mask,
     check_metric,
     check_threads,
+    stats_in_memory,
 )
 from luma_lab.index.renewing import RenewingGraph
 from luma_lab.index.rows import read_only
 from luma_lab.index.updates import Rooms
-from luma_lab.kernels.graph import COMPARISONS, HOPS, NO_NODE, READS
-from luma_lab.types import Neighbors, SearchStats
+from luma_lab.kernels.graph import NO_NODE
+from luma_lab.types import Neighbors
 
 SEARCH_LIST_SIZE = 64  # recall@10 above 0.95 on the sets we measured
 MAX_DEGREE = 1024
@@ -225,8 +226,7 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
             rows = self._choices.take(rows, len(graph.nodes))
         queries = graph.nodes.prepare(queries)
         found, distances, counts = graph.search(queries, k, list_size, threads, mask, rows)
-        stats = SearchStats(counts[:, HOPS], counts[:, COMPARISONS], counts[:, READS])
-        return Neighbors(found, distances, stats)
+        return Neighbors(found, distances, stats_in_memory(counts, self.quantizer))
 
     @property
     def total_rows(self):

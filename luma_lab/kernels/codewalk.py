@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from luma_lab.kernels.clock import RERANK_NS, nanoseconds
 from luma_lab.kernels.codescan import write_heap
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.distance import (
@@ -157,7 +158,7 @@ def search_codes(
     prepared : uint8 array of shape (query_bytes,)
         Scratch.
 
-    The rest is as in `graph.search_batch`.
+    The rest is as in `graph.search_batch`; counts get the nanoseconds of the second look too.
     """
     best = np.empty(keys.shape[0], np.int64)
     heap = np.empty(min(rows.shape[1], keys.shape[0]), np.int64)
@@ -177,9 +178,11 @@ def search_codes(
             if wanted == 0 or passes(mask, key_row(keys[j])):
                 best[passed] = keys[j]
                 passed += 1
+        begun = nanoseconds()
         found, _ = look_again(
             space, probe, point[0], square, vectors, metric, best, passed, heap, rerank
         )
+        counts[i, RERANK_NS] = nanoseconds() - begun
         write_heap(heap, found, rows[i], distances[i])
         counts[i, HOPS] = hops
         counts[i, COMPARISONS] = comparisons
