@@ -8,7 +8,7 @@ Dataset('wordnet2k', metric='cosine', base=1800 x 384, queries=200, texts)
 from luma_lab.bench.compare import compare
 from luma_lab.bench.datasets import Dataset, load, names
 from luma_lab.bench.measure import measure, recall
-from luma_lab.bench.plots import plot_recall_latency, plot_recall_qps
+from luma_lab.bench.plots import plot_recall_latency, plot_recall_qps, plot_scale
 from luma_lab.bench.sweep import sweep
 from luma_lab.bench.truth import exact_neighbors
 
@@ -21,6 +21,7 @@ __all__ = [
     "names",
     "plot_recall_latency",
     "plot_recall_qps",
+    "plot_scale",
     "recall",
     "sweep",
 ]
