@@ -260,8 +260,9 @@ def _main(arguments):
     data = load(name, metric)
     if len(arguments) > 2:
         data = Dataset(
-            data.name, data.metric, base=data.base[: int(arguments[2])], queries=data.queries
-        )
+            name=data.name, metric=data.metric, base=data.base[: int(arguments[2])],
+            queries=data.queries,
+        )  # fmt: skip
     table = measure(data)
     for line in table.to_dict("records"):
         sys.stdout.buffer.write(codec.encode(line) + b"\n")

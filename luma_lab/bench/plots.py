@@ -10,6 +10,7 @@ from luma_lab.errors import InvalidArgument
 
 COLOURS = ("#2f6fde", "#ea6a12", "#0f9d76", "#b5359c", "#8a6d00", "#d1344b", "#5b5bd6", "#64748b")
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "plus", "x")
+SCALE_LINES = (("qps", "queries a second"), ("comparisons", "comparisons a query"))
 HOVER = (
     ("recall", "@recall{0.0000}"), ("queries a second", "@qps{0,0}"), ("p50", "@p50_ms{0.000} ms"),
     ("p99", "@p99_ms{0.000} ms"), ("hops", "@hops{0.0}"), ("comparisons", "@comparisons{0,0.0}"),
@@ -92,6 +93,64 @@ def plot_fusion(report, *, width=700, height=420):
     plot.add_layout(Whisker(base="x", lower="low", upper="high", source=tuned))
     plot.legend.click_policy = "hide"
     plot.legend.location = "bottom_center"
+    plot._repr_html_ = lambda: _inline(plot, width, height)
+    return plot
+
+
+def plot_scale(table, *, title=None, width=700, height=420):
+    """Draw rates and comparisons at a recall of 0.95 against the number of rows, both log.
+
+    Parameters
+    ----------
+    table : DataFrame of :func:`luma_lab.bench.scale.measure`
+    title : str, optional
+    width, height : int, pixels
+
+    Returns
+    -------
+    bokeh figure
+        A line a measure, named with its slope. In a notebook cell it shows itself.
+
+    Raises
+    ------
+    InvalidArgument
+        A column is missing, or no size reached the recall.
+    """
+    from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
+    from bokeh.plotting import figure
+
+    from luma_lab.bench.scale import slopes
+
+    columns = getattr(table, "columns", ())
+    for wanted in ("rows", *(column for column, _ in SCALE_LINES)):
+        if wanted not in columns:
+            raise InvalidArgument(f"no column {wanted!r}; expected a table of scale.measure")
+    plot = figure(
+        title=title if title is not None else table.attrs.get("dataset"),
+        x_axis_label="rows", y_axis_label=f"at recall@{table.attrs.get('k', 'k')} 0.95",
+        x_axis_type="log", y_axis_type="log", width=width, height=height,
+        tools="pan,wheel_zoom,box_zoom,reset,save",
+    )  # fmt: skip
+    for axis in (*plot.xaxis, *plot.yaxis):
+        axis.formatter = NumeralTickFormatter(format="0,0")
+    plot.toolbar.logo = None
+    steepness = slopes(table)
+    drawn = 0
+    for i, (column, label) in enumerate(SCALE_LINES):
+        known = table[np.isfinite(table[column].to_numpy(float))]
+        if not len(known):
+            continue
+        drawn += 1
+        shown = f"{label} (slope {steepness[column]:.2f})"
+        source = ColumnDataSource({"rows": known["rows"].to_list(), "y": known[column].to_list()})
+        line = {"source": source, "color": COLOURS[i], "legend_label": shown}
+        plot.line("rows", "y", line_width=2, name=f"{column}: line", **line)
+        points = plot.scatter("rows", "y", size=9, marker=MARKERS[i], name=column, **line)
+        tips = [("rows", "@rows{0,0}"), (label, "@y{0,0.0}")]
+        plot.add_tools(HoverTool(renderers=[points], tooltips=tips))
+    if not drawn:
+        raise InvalidArgument("no size has a figure: no list size reached a recall of 0.95")
+    plot.legend.click_policy = "hide"
     plot._repr_html_ = lambda: _inline(plot, width, height)
     return plot
 
