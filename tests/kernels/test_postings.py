@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luma_lab.kernels import bm25, postings, topk
+from luma_lab.kernels import bm25, postings
 from luma_lab.kernels import places as kernels_places
-from luma_lab.kernels.warmup import read_only, warm_up
+from luma_lab.kernels.warmup import read_only
 
 DOCUMENTS = st.lists(st.lists(st.integers(-1, 5), max_size=8), max_size=8)
 
@@ -202,19 +202,3 @@ def test_a_sum_of_nothing_still_counts_as_found():
         expected = sorted([(-float(weights[0]), 1), (-float(sum(weights)), 3)])
         assert [*zip((-scores[:size]).tolist(), heap[:size].tolist(), strict=True)] == expected
         assert not sums.any()
-
-
-def test_warming_up_leaves_nothing_to_compile_for_a_plain_search():
-    from numba.core import config
-
-    from luma_lab.index import TextIndex
-
-    if config.DISABLE_JIT:
-        return
-    warm_up()
-    kernels = [bm25.answer_text, bm25.answer, postings.fill_postings, postings.bake_parts]
-    before = [len(kernel.signatures) for kernel in kernels]
-    index = TextIndex("none").build(["uno dos", "dos"])
-    index.search("dos"), index.search(["dos"])
-    assert [len(kernel.signatures) for kernel in kernels] == before
-    assert topk.key_row(topk.pack_key(np.float32(-1), 3)) == 3
