@@ -44,15 +44,15 @@ def search(
     group_limit=1,
     explain=False,
     threads=1,
-    hit=None,
+    made=None,
 ):
     """Return a list of `Hits`, one for each vector; see `Collection.search`.
 
     Parameters
     ----------
-    hit : callable, optional
-        Makes what stands for a `Hit` in the answer of a search that neither groups nor cuts, of
-        (id, score, meta as JSON text, vector).
+    made : callable, optional
+        ``made(points, scores)`` returns the list that stands for the `Hits` of a search without
+        groups or vectors; points are tuples that begin with id and meta as JSON text.
     """
     k = check_k(k)
     if search_list_size is not None:
@@ -73,7 +73,7 @@ def search(
         if count == 0:
             return []
         queries = points.check_vectors(vectors, count, snapshot.row.dim, name)
-    fetch = functools.partial(_fetch, hit, include_vector)
+    fetch = functools.partial(_fetch, made, include_vector)
     asked = {"search_list_size": search_list_size, "nprobe": nprobe, "rerank": rerank}
     options = {"asked": asked, "exact": exact, "threads": threads}
     if tree is None:
@@ -220,7 +220,7 @@ def _wanted(k, attempt, groups, most):
     return min(k * groups.limit * WIDEN ** (attempt + 1), most)
 
 
-def _fetch(hit, include_vector, connection, newest, snapshot, rows, distances):
+def _fetch(made, include_vector, connection, newest, snapshot, rows, distances):
     best = 1.0 if snapshot.row.metric == "cosine" else 0.0
     rows, distances = rows.tolist(), distances.tolist()
     if rows and rows[-1] < 0:
@@ -236,18 +236,16 @@ def _fetch(hit, include_vector, connection, newest, snapshot, rows, distances):
         found.sort()
         distances = [distance for distance, *_ in found]
         points, rows = [point for *_, point, _ in found], [row for *_, row in found]
+    if made is not None:
+        return made(points, [best - far for far in distances[: len(points)]])
     scored = zip(points, distances, strict=False)
-    if hit is None and not include_vector:
+    if not include_vector:
         return Hits([Hit(id, best - far, _decoded(meta)) for (id, meta, _), far in scored])
-    hit, vectors = hit or _hit, snapshot.vectors
+    vectors = snapshot.vectors
     return Hits(
-        hit(id, best - far, meta, vectors[row].copy() if include_vector else None)
+        Hit(id, best - far, _decoded(meta), vectors[row].copy())
         for ((id, meta, _), far), row in zip(scored, rows, strict=True)
     )
-
-
-def _hit(id, score, meta, vector):
-    return Hit(id, score, _decoded(meta), vector)
 
 
 def _points(snapshot, connection, newest, rows):
