@@ -282,6 +282,21 @@ class Settings(BaseSettings):
         le=1024,
     )
 
+    auto_index: bool = _setting(
+        True,
+        "Build the first index of a collection in the background once it has 10,000 rows.",
+        "AUTO_INDEX",
+        expected="true or false",
+    )
+    index_memory_mb: int | None = _setting(
+        None,
+        "MiB of memory an index that 'auto' picks may hold; unset: a quarter of the machine's.",
+        "INDEX_MEMORY_MB",
+        expected="an integer from 1 to 16777216",
+        ge=1,
+        le=1 << 24,
+    )
+
     def __init__(self, **flags):
         for name in flags:
             if name not in type(self).model_fields:
@@ -336,6 +351,11 @@ class Settings(BaseSettings):
     def max_body_bytes(self):
         """MAX_BODY_MB in bytes."""
         return self.max_body_mb * MEGABYTE
+
+    @property
+    def index_memory_bytes(self):
+        """INDEX_MEMORY_MB in bytes, or None."""
+        return None if self.index_memory_mb is None else self.index_memory_mb * MEGABYTE
 
     @property
     def max_sql_bytes(self):

@@ -304,3 +304,7 @@ class CorruptStore(StorageError):
     """Stored bytes do not match their checksum; they are never served."""
 
     code = "corrupt"
+
+
+class RowsGone(CorruptStore):
+    """A file of vectors is not there: lost, or compacted away a moment ago."""

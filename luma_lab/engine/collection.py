@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.engine import builds, embedding, points, searching, texting
+from luma_lab.engine import builds, compaction, embedding, points, searching, texting
 from luma_lab.engine.embedding_verbs import EmbeddingVerbs
+from luma_lab.engine.index_files import kind_of
 from luma_lab.engine.text_settings import check_settings, field_languages, field_weights
 from luma_lab.errors import InvalidArgument, LumaError
 from luma_lab.store import catalog, mappings
@@ -37,8 +38,8 @@ class CollectionInfo:
     meta_indexes: tuple[str, ...] = ()
     text_fields: dict[str, float] | None = None
     language: str | None = None
-    field_languages: dict[str, str] | None = None
     embedder: str | None = None
+    field_languages: dict[str, str] | None = None
 
 
 class VectorSnapshot(NamedTuple):
@@ -68,6 +69,8 @@ class Collection(EmbeddingVerbs):
         k=10,
         *,
         search_list_size=None,
+        nprobe=None,
+        rerank=None,
         exact=False,
         include_vector=False,
         min_score=None,
@@ -86,7 +89,12 @@ class Collection(EmbeddingVerbs):
         k : int
             At least 1; more than there are points gives what there is.
         search_list_size : int, optional
-            L of the graph walk: larger finds more, slower. Default: the collection's own.
+            L of a graph walk: larger finds more, slower. Default: the collection's own.
+        nprobe : int, optional
+            Cells of an "ivf" index to look into. Default: the collection's own.
+        rerank : int, optional
+            How many rows of those cells are measured exactly at most, at least `k`. What does
+            not fit the index in use has no effect.
         exact : bool
             Scan everything instead of walking an index.
         include_vector : bool
@@ -123,6 +131,8 @@ class Collection(EmbeddingVerbs):
             [vector],
             k,
             search_list_size=search_list_size,
+            nprobe=nprobe,
+            rerank=rerank,
             exact=exact,
             include_vector=include_vector,
             min_score=min_score,
@@ -280,7 +290,7 @@ class Collection(EmbeddingVerbs):
             row.name,
             row.dim,
             row.metric,
-            row.index_name.rsplit("-", 1)[0] if row.index_name else "flat",
+            kind_of(row.index_name) if row.index_name else "flat",
             row.live,
             row.rows,
             row.rows - row.live,
@@ -292,8 +302,8 @@ class Collection(EmbeddingVerbs):
             tuple(row.meta_indexes),
             field_weights(row.text) if row.text else None,
             row.text["language"] if row.text else None,
-            field_languages(row.text) if row.text else None,
             row.embedder["fingerprint"] or row.embedder["name"] if row.embedder else None,
+            field_languages(row.text) if row.text else None,
         )
 
     @luma_errors
@@ -301,9 +311,11 @@ class Collection(EmbeddingVerbs):
         """Return a `VectorSnapshot` of the live points, copied."""
         for _ in range(RETRIES):
             seen = self._parts.follower.snapshot(self.name)
-            places = mappings.ids_by_row(self._connection(), seen.row.uid)
+            with self._reading() as (connection, row):
+                places = mappings.ids_by_row(connection, seen.row.uid)
             rows = np.fromiter((row for row, _ in places), np.int64, len(places))
-            if np.array_equal(rows, np.flatnonzero(seen.live)):
+            same = (row.uid, row.generation) == (seen.row.uid, seen.row.generation)
+            if same and np.array_equal(rows, np.flatnonzero(seen.live)):
                 return VectorSnapshot([id for _, id in places], seen.vectors[rows], seen.offset)
         raise LumaError(f"collection {self.name!r} changes too fast for a snapshot: try again")
 
@@ -312,29 +324,46 @@ class Collection(EmbeddingVerbs):
 
         Parameters
         ----------
-        kind : {"auto", "flat", "vamana"}
-            "auto" is exact search below 10,000 rows, a Vamana graph from there on.
+        kind : {"auto", "flat", "vamana", "ivf", "diskann"}
+            "auto" is the kind the collection was created with, or one by rows, memory and
+            metric: see `luma_lab.engine.choosing`.
         **params
-            ``max_degree``, ``build_list_size``, ``alpha``, ``seed``, ``threads`` of the build,
-            ``search_list_size`` for later searches.
+            ``threads`` of the build, and what the kind takes. "vamana": ``max_degree``,
+            ``build_list_size``, ``alpha``, ``seed``, and ``search_list_size`` for searches.
+            "ivf": ``nlist``, ``seed``, and ``nprobe``, ``rerank`` for searches. "diskann": as
+            "vamana", with ``search_memory_bytes`` and ``build_memory_bytes``, and
+            ``beam_width`` for searches. "auto" takes what fits the kind it stands for.
 
         Raises
         ------
-        UnknownName, InvalidArgument, NotSupported
+        UnknownName, InvalidArgument
         """
         return builds.start(self._parts, self.name, kind, params)
 
-    def tune_index(self, **params):
-        """Store index parameters without rebuilding; ``search_list_size`` works at once."""
-        return builds.store_params(self._parts, self.name, params)
+    def tune_index(self, *, kind=None, **params):
+        """Store index parameters without rebuilding; those of searches work at once.
+
+        Parameters
+        ----------
+        kind : str, optional
+            The index kind they are for; by default that in use, else the collection's.
+        """
+        return builds.store_params(self._parts, self.name, params, kind)
 
     def drop_index(self):
-        """Go back to exact search; the index directory is removed."""
+        """Go back to exact search until a build is asked for; the index directory is removed."""
         return builds.drop(self._parts, self.name)
 
     def index_status(self):
-        """Return a dict that tells which index answers, over which rows, how large it is."""
+        """Return a dict that tells which index answers, over which rows, how large, and why."""
         return builds.status(self._parts, self.name)
+
+    def compact(self):
+        """Start giving back the space of dead rows; return the `Job`.
+
+        Searches and writes go on; see `luma_lab.engine.compaction`.
+        """
+        return compaction.start(self._parts, self.name)
 
     def _searched(self, queries, k, **options):
         search = partial(searching.search, self._parts, self.name, k=k, **options)

@@ -22,7 +22,7 @@ from luma_lab.engine.grouping import Grouping, check_k
 from luma_lab.errors import InvalidArgument, LumaError, NotSupported, UnknownName
 from luma_lab.store import catalog, deadline, mappings
 from luma_lab.store.database import luma_errors
-from luma_lab.store.nearest import read_nearest
+from luma_lab.store.nearest import NULL, read_nearest
 from luma_lab.types import Hit, Hits
 
 BRANCHES = ("vector", "text")
@@ -309,11 +309,11 @@ class _Found:
         if self.asked.include_vector:
             matrix = self.parts.matrices.checked(self.connection, self.row)
         rows = [self.row_of[hit.id] for hit in fused]
-        points = read_nearest(self.connection, self.row.uid, rows)
+        points = read_nearest(self.connection, self.row.uid, rows, self.row.generation)
         made = []
         for row, (id, score, branches) in zip(rows, fused, strict=True):
             meta = points[row][1]
-            meta = None if meta == "null" else codec.decode(meta)
+            meta = None if meta is NULL else codec.decode(meta)
             vector = None if matrix is None else matrix.read(row)
             made.append(HybridHit(id, score, meta, vector, branches, score))
         return made
@@ -354,7 +354,7 @@ def _receipt(found, asked, depth, branches):
         "offset": found.moment.offset if found.moment is not None else None,
     }
     if found.candidates is not None:
-        made |= searching.receipt_of(found.snapshot, found.candidates, 0, asked.k, None)
+        made |= searching.receipt_of(found.snapshot, found.candidates, 0, asked.k, {})
         if found.moment is not None:
             made |= {"strategy": f"{made['strategy']}+text", "offset": found.moment.offset}
     return made | {

@@ -1,20 +1,41 @@
-"""Table functions over searches by words: ``text_search`` and ``hybrid_search``.
+"""Table functions that search: ``vector_search``, ``text_search`` and ``hybrid_search``.
 
-Both see the last commit, as ``vector_search`` does.
+They see the last commit.
 """
 
 from luma_lab import codec
-from luma_lab.engine import hybrid, texting
+from luma_lab.engine import hybrid, searching, texting
 from luma_lab.engine.sql_arguments import filter_of, fits, text_of, vector_of
 from luma_lab.engine.sql_modules import TableFunction
 
 
 def register(connection, guard, parts):
-    """Give a connection ``text_search(collection, query, k, filter)`` and
-    ``hybrid_search(collection, query, vector, k, filter)``.
+    """Give a connection the table functions.
 
-    In `hybrid_search` the query or the vector may be NULL.
+    ``vector_search(collection, vector, k, filter)``, ``text_search(collection, query, k, filter)``
+    and ``hybrid_search(collection, query, vector, k, filter)``, where one of the query and the
+    vector may be NULL.
     """
+
+    def vector_search(given):
+        name, k = text_of(given, "collection"), given["k"]
+
+        def made(points, scores):
+            most = guard.value_bytes
+            return [
+                (
+                    point[0],
+                    score,
+                    point[1] if 4 * len(point[1]) <= most or fits(point[1], most) else None,
+                    rank + 1,
+                    *(name, None, k, None),
+                    rank,
+                )
+                for rank, (point, score) in enumerate(zip(points, scores, strict=True))
+            ]
+
+        vector = vector_of(given)
+        return searching.search(parts, name, [vector], k, filter=filter_of(given), made=made)[0]
 
     def text_search(given):
         name, query, k = text_of(given, "collection"), text_of(given, "query"), given["k"]
@@ -45,6 +66,7 @@ def register(connection, guard, parts):
     columns = ("id", "score", "meta", "rank")
     ranks = ("vector_rank", "text_rank")
     for name, shown, arguments, required, rows in (
+        ("vector_search", columns, ("collection", "vector", "k", "filter"), 3, vector_search),
         ("text_search", columns, ("collection", "query", "k", "filter"), 3, text_search),
         (
             "hybrid_search",

@@ -17,7 +17,7 @@ from luma_lab.engine.text_settings import Texts, make_index
 from luma_lab.errors import InvalidArgument, PointNotFound
 from luma_lab.store import catalog, deadline, mappings
 from luma_lab.store.database import luma_errors
-from luma_lab.store.nearest import read_nearest
+from luma_lab.store.nearest import NULL, read_nearest
 from luma_lab.types import Hits, TextHit
 
 TIES = 6  # candidates beyond k, for those of equal score to be told apart
@@ -133,7 +133,7 @@ def search_text(
             rows, scores = rows[scores >= min_score], scores[scores >= min_score]
         walked = time.perf_counter()
         if counted is not None or order is not None:
-            read_metas(connection, row.uid, rows, (counted, order))
+            read_metas(connection, row, rows, (counted, order))
         if order is not None:
             rows, scores = order.sorted(rows, scores)
         reranked = time.perf_counter()
@@ -183,7 +183,7 @@ class _Fetch:
 
     def __call__(self, rows, scores):
         rows = rows.tolist()
-        found = read_nearest(self._connection, self._row.uid, rows)
+        found = read_nearest(self._connection, self._row.uid, rows, self._row.generation)
         hits = Hits()
         for row, score in zip(rows, scores.tolist(), strict=True):
             if row in found:
@@ -202,8 +202,8 @@ class _Fetch:
                 return grouped
             size *= WIDEN
 
-    def _hit(self, row, score, id, meta):
-        meta = None if meta == "null" else codec.decode(meta)
+    def _hit(self, row, score, id, meta, revision):
+        meta = None if meta is NULL else codec.decode(meta)
         vector = None if self._matrix is None else self._matrix.read(row)
         index, highlights, explanation = self._moment.index, None, None
         if self._texts is not None:

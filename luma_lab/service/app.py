@@ -34,7 +34,6 @@ from luma_lab.service import (
     sql,
     state,
     transaction,
-    unbuilt,
     vectors,
 )
 from luma_lab.service.base import NotFoundHandler, Service, log_request
@@ -72,7 +71,6 @@ MODULES = (
     transaction,
     search,
     jobs,
-    unbuilt,
     lab_pages,
 )
 

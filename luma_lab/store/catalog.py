@@ -112,6 +112,20 @@ def set_index(connection, uid, index_name, rows, offset, built_ms):
     )
 
 
+def set_generation(connection, uid, generation, rows, now_ms):
+    """Store which generation of the matrix holds the rows, and how many; forget older checksums."""
+    connection.execute(
+        "UPDATE luma_collections SET generation=?, rows=?, updated_at_ms=? WHERE uid=?",
+        (generation, rows, now_ms, uid),
+    )
+    connection.execute("DELETE FROM luma_blocks WHERE uid=? AND generation<>?", (uid, generation))
+
+
+def read_generation(connection, uid):
+    """Return the generation of a collection by its uid, None when it is gone."""
+    return connection.execute("SELECT generation FROM luma_collections WHERE uid=?", (uid,)).get
+
+
 def set_params(connection, uid, params):
     """Store the index parameters of a collection."""
     kept = ", ".join(f"'{name}', json_extract(params, '$.{name}')" for name in (TEXT, EMBEDDER))

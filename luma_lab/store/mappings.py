@@ -223,14 +223,19 @@ def ids_where(connection, condition, bindings):
 
 def points_range(uid):
     """Return the SQL that says where a collection's points lie."""
-    return f"point >= {uid << ROW_BITS} AND point < {(uid + 1) << ROW_BITS}"
+    return "point >= {} AND point < {}".format(*point_range(uid))
+
+
+def point_range(uid):
+    """Return (first, end): between which keys a collection's points lie."""
+    return uid << ROW_BITS, (uid + 1) << ROW_BITS
 
 
 def live_rows(connection, uid):
     """Return the ascending list of matrix rows of every point of a collection."""
     rows = connection.execute(
         "SELECT point FROM luma_points WHERE point >= ? AND point < ? ORDER BY point",
-        (uid << ROW_BITS, (uid + 1) << ROW_BITS),
+        point_range(uid),
     )
     return [point & ((1 << ROW_BITS) - 1) for (point,) in rows]
 
@@ -253,7 +258,7 @@ def ids_by_row(connection, uid):
     """Return the list of (row, id) of every point of a collection, ascending by row."""
     rows = connection.execute(
         "SELECT point, id FROM luma_points WHERE point >= ? AND point < ? ORDER BY point",
-        (uid << ROW_BITS, (uid + 1) << ROW_BITS),
+        point_range(uid),
     )
     return [(point & ((1 << ROW_BITS) - 1), id) for point, id in rows]
 

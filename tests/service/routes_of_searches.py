@@ -41,9 +41,13 @@ def search_cases(body, plain):
               json={**body, "k": 5, "params": {"search_list_size": 2}})  # fmt: skip
     yield shape("a parameter of the wrong type", "params.search_list_size",
                 json={**body, "params": {"search_list_size": "x"}})  # fmt: skip
-    for name in ("nprobe", "rerank"):
-        yield bad(f"{name} is not built yet", 501, "not_supported", name,
-                  json={**body, "params": {name: 3}})  # fmt: skip
+    yield good("for cells", json={**body, "params": {"nprobe": 3, "rerank": 50}})
+    yield bad("no cells to look into", 400, says="nprobe",
+              json={**body, "params": {"nprobe": 0}})  # fmt: skip
+    yield bad("fewer rows than k are measured", 400, says="rerank",
+              json={**body, "k": 5, "params": {"rerank": 4}})  # fmt: skip
+    yield shape("nprobe of the wrong type", "params.nprobe",
+                json={**body, "params": {"nprobe": "x"}})  # fmt: skip
     raw = {"content": FLOATS, "headers": RAW}
     yield good("raw floats", url="?k=1&include_meta=true&filters=n+%3D+1", **raw)
     yield good("raw floats and a filter", url="?k=1&filters=%7B%22n%22%3A1%7D", **raw)
@@ -184,8 +188,10 @@ INDEXES = (
                 json={"kind": "vamana", "params": {"max_degre": 5}}),
             bad("a parameter out of range", 400, says="max_degree",
                 json={"kind": "vamana", "params": {"max_degree": -1}}),
-            *(bad(f"{kind} is not built yet", 501, "not_supported", kind, json={"kind": kind})
-              for kind in ("ivf", "diskann")),
+            *(good(f"the kind {kind}", None, json={"kind": kind, "wait": True, "params": params})
+              for kind, params in (("ivf", {"nlist": 2}), ("diskann", {"beam_width": 2}))),
+            bad("a parameter of another kind", 400, says="does not fit",
+                json={"kind": "ivf", "params": {"max_degree": 5}}),
         ),
     ),
     Route(
@@ -206,6 +212,12 @@ INDEXES = (
         cases=(good(events=1, before=(
             *doomed("dropped", "a", "b"),
             ("POST", "/v1/vector/dropped/index/build", {"kind": "vamana", "wait": True}),)),),
+    ),
+    Route(
+        "POST", C + "/compact", "write", params={"collection": "built"}, lacks=LACKS,
+        cases=(good(status=202, events=None, before=(
+            ("POST", "/v1/vector/built/upsert", {"id": "gone", "vector": [1, 2]}),
+            ("POST", "/v1/vector/built/delete", {"id": "gone"}),)),),
     ),
     Route("GET", C + "/index/status", "read", waits="query", lacks=LACKS, cases=(good(),)),
     Route(

@@ -335,7 +335,20 @@ class TestVectors:
         assert tuned["params"]["search_list_size"] == 99
         assert ok(filled.post(f"{V}/index/drop"))["dropped"] is True
         assert ok(filled.post(f"{V}/index/drop"))["dropped"] is False
-        refused(filled.post(f"{V}/index/build", json={"kind": "ivf"}), 501, "not_supported")
+        built = ok(filled.post(f"{V}/index/build", json={"kind": "ivf", "wait": True}))["job"]
+        assert built["result"]["kind"] == ok(filled.get(f"{V}/index/status"))["kind"] == "ivf"
+        found = ok(
+            filled.post(
+                f"{V}/search",
+                json={
+                    "vector": [1, 0],
+                    "k": 2,
+                    "explain": True,
+                    "params": {"nprobe": 1, "rerank": 5},
+                },
+            )
+        )
+        assert found["receipt"]["params"] == {"k": 2, "nprobe": 1, "rerank": 5}
         refused(filled.post(f"{V}/index/build", json={"kind": "tree"}), 422, "invalid_argument")
 
 
