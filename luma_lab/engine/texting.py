@@ -139,7 +139,7 @@ def search_text(
         reranked = time.perf_counter()
         fetch = _Fetch(parts, reading, query, highlight, include_vector, explain)
         if groups is None:
-            hits = fetch(rows[:k], scores[:k])
+            hits = fetch.best(rows[:k], scores[:k])
         else:
             hits = fetch.groups(groups, rows, scores, k)
     if counted is not None:
@@ -177,17 +177,17 @@ class _Fetch:
         self._connection, self._row, self._moment = reading
         self._query, self._explain = query, explain
         self._texts = Texts(self._row.text) if highlight else None
+        self._adorns = highlight or explain
+        self._rows = {}
         self._matrix = None
         if include_vector:
             self._matrix = parts.matrices.checked(self._connection, self._row)
 
-    def __call__(self, rows, scores):
-        rows = rows.tolist()
-        found = read_nearest(self._connection, self._row.uid, rows)
-        hits = Hits()
-        for row, score in zip(rows, scores.tolist(), strict=True):
-            if row in found:
-                hits.append(self._hit(row, score, *found[row]))
+    def best(self, rows, scores):
+        """Return the `Hits` of these candidates."""
+        hits = Hits(self._fetched(rows, scores))
+        if self._adorns:
+            hits[:] = map(self._adorned, hits)
         return hits
 
     def groups(self, grouping, rows, scores, k):
@@ -196,25 +196,43 @@ class _Fetch:
         while True:
             deadline.check()
             done = len(hits)
-            hits += self(rows[done : done + size], scores[done : done + size])
+            hits += self._fetched(rows[done : done + size], scores[done : done + size])
             grouped = grouping(hits, k)
             if len(hits) >= len(rows) or grouping.are_full([grouped], k):
-                return grouped
+                break
             size *= WIDEN
+        if self._adorns:
+            for group in grouped.groups:
+                group.hits[:] = map(self._adorned, group.hits)
+            grouped[:] = [group.hits[0] for group in grouped.groups]
+        return grouped
 
-    def _hit(self, row, score, id, meta):
-        meta = None if meta == "null" else codec.decode(meta)
-        vector = None if self._matrix is None else self._matrix.read(row)
+    def _fetched(self, rows, scores):
+        rows, hits = rows.tolist(), []
+        found = read_nearest(self._connection, self._row.uid, rows)
+        for row, score in zip(rows, scores.tolist(), strict=True):
+            if row not in found:
+                continue
+            id, meta = found[row]
+            meta = None if meta == "null" else codec.decode(meta)
+            vector = None if self._matrix is None else self._matrix.read(row)
+            hits.append(TextHit(id, score, meta, vector))
+            if self._adorns:
+                self._rows[id] = row
+        return hits
+
+    def _adorned(self, hit):
+        """Return a hit with its snippets and its explanation."""
         index, highlights, explanation = self._moment.index, None, None
         if self._texts is not None:
             highlights = {
                 field: index.highlight(self._query, text[:MOST_HIGHLIGHTED], field=field)
-                for field, text in self._texts.of_value(meta).items()
+                for field, text in self._texts.of_value(hit.meta).items()
                 if text
             }
         if self._explain:
-            explanation = index.explain(self._query, self._moment.place(row))
-        return TextHit(id, score, meta, vector, highlights, explanation)
+            explanation = index.explain(self._query, self._moment.place(self._rows[hit.id]))
+        return TextHit(hit.id, hit.score, hit.meta, hit.vector, highlights, explanation)
 
 
 @luma_errors

@@ -480,6 +480,11 @@ def test_grouping_gives_k_groups(docs):
     assert hits[0].score == max(scores)
     for group in hits.groups:
         assert all(hit.meta.get("g") == group.key for hit in group.hits)
+    hits = docs.search_text("luz", 2, group_by="g", group_limit=2, highlight=True, explain=True)
+    assert list(hits) == [group.hits[0] for group in hits.groups]
+    for hit in (hit for group in hits.groups for hit in group.hits):
+        assert hit.highlights["title"].spans
+        assert math.isclose(hit.explanation.score, hit.score, rel_tol=1e-5)
 
 
 def test_min_score_leaves_out_hits_and_their_counts(docs):
@@ -516,6 +521,27 @@ def test_explanations_add_up_to_the_score(docs):
     assert not docs.explain_text("absent", "p1").matched
     with pytest.raises(PointNotFound):
         docs.explain_text("luz", "nobody")
+
+
+def test_masks_of_an_earlier_moment_hold(lab, docs, eager):
+    """Whoever still searches an earlier moment is not led astray by what came after it."""
+    metas = fill(docs, 30)
+    docs.delete("p0")
+    docs.update("p1", metas=make_meta(["gas"]))
+    with lab._parts.texts.reading("docs") as reading:
+        moment = reading.moment
+    rows = np.array([1, 2, 3, 4])
+    before = texting.best_rows(moment, "luz gas dog x", 30, moment.mask(rows))
+    docs.update([f"p{i}" for i in range(2, 30)], metas=[{"title": "luz"}] * 28)
+    assert len(docs.search_text("luz", 99)) == 28
+    tend(lab)
+    lab._parts.writer.run(compact)
+    assert len(docs.search_text("luz", 99)) == 28
+    after = texting.best_rows(moment, "luz gas dog x", 30, moment.mask(rows))
+    assert before[0].tolist() == after[0].tolist() and before[1].tolist() == after[1].tolist()
+    assert set(before[0]) <= set(rows.tolist()) and len(metas) == 30
+    tend(lab)
+    assert len(docs.search_text("luz", 99, filter={"title": "luz"})) == 28
 
 
 def test_vectors_come_when_asked_for(docs):
