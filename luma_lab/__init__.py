@@ -44,7 +44,7 @@ def __getattr__(name):
         return "0+checkout"
 
 
-def open(path, *, retention=None):
+def open(path, *, retention=None, auto_index=True, index_memory_bytes=None):
     """Open the lab in a directory, created when missing or empty.
 
     Parameters
@@ -53,6 +53,11 @@ def open(path, *, retention=None):
         ":memory:" is a private temporary directory, not synced, removed at close.
     retention : Retention, optional
         How much of the log to keep; by default 7 days, 10 million events, 1 GiB.
+    auto_index : bool
+        Build the first index of a collection in the background once it has enough rows.
+    index_memory_bytes : int, optional
+        What an index that is picked by ``index="auto"`` may hold in memory; by default a
+        quarter of the machine's.
 
     Returns
     -------
@@ -67,4 +72,6 @@ def open(path, *, retention=None):
         A newer version wrote it.
     CorruptStore
     """
-    return Lab(path, retention=retention)
+    return Lab(
+        path, retention=retention, auto_index=auto_index, index_memory_bytes=index_memory_bytes
+    )

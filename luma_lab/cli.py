@@ -1,4 +1,5 @@
-"""The command line: ``luma serve``, ``luma demo``, ``luma warmup``, ``luma verify``.
+"""The command line: ``luma serve``, ``luma demo``, ``luma warmup``, ``luma verify``,
+``luma compact``.
 
 Every command imports what it needs when it runs, so that ``luma --help`` is quick.
 """
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from luma_lab import cli_compact
 from luma_lab.errors import Conflict, LumaError
 
 DEMO_SETS = ("wordnet2k", "sift_cc0_8k", "perlfaq")
@@ -249,6 +251,9 @@ def verify(directory: Annotated[Path, typer.Argument(help="A lab's directory.")]
         raise typer.Exit(1)
 
 
+cli_compact.register(app)
+
+
 def main():
     """Run the command line; an error of the house is one line and exit status 1."""
     try:
@@ -282,7 +287,12 @@ def _serve(settings):
     secret = secrets.token_urlsafe(32)
 
     def work(sockets=None, announce=None):
-        with luma.open(settings.data_dir, retention=retention) as lab:
+        with luma.open(
+            settings.data_dir,
+            retention=retention,
+            auto_index=settings.auto_index,
+            index_memory_bytes=settings.index_memory_bytes,
+        ) as lab:
             pages = _pages(lab)
             ready = announce and (lambda server: announce(server.url, bool(pages)))
             serving = serve_forever(lab, settings, pages, ready, sockets=sockets, secret=secret)

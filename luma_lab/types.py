@@ -20,12 +20,12 @@ class Neighbors(NamedTuple):
     rows : int64 array of shape (n_queries, k), padded with -1
     distances : float32 array of shape (n_queries, k), ascending, padded with inf
         cosine: 1 - cos; dot: minus the inner product; l2: squared.
-    stats : SearchStats, or DiskStats
+    stats : SearchStats, CodedStats or DiskStats
     """
 
     rows: np.ndarray
     distances: np.ndarray
-    stats: "SearchStats | DiskStats"
+    stats: "SearchStats | CodedStats | DiskStats"
 
 
 class SearchStats(NamedTuple):
@@ -34,6 +34,18 @@ class SearchStats(NamedTuple):
     hops: np.ndarray
     comparisons: np.ndarray
     reads: np.ndarray
+
+
+class CodedStats(NamedTuple):
+    """Work done per query of an index that searches codes, each an int64 array (n_queries,).
+
+    `rerank_nanoseconds` is what the exact second look took.
+    """
+
+    hops: np.ndarray
+    comparisons: np.ndarray
+    reads: np.ndarray
+    rerank_nanoseconds: np.ndarray
 
 
 class DiskStats(NamedTuple):

@@ -5,154 +5,157 @@ it current. Deleting the directory loses time, never data.
 """
 
 import logging
-import os
 import shutil
+import threading
+import time
 from functools import partial
 
-import numpy as np
-
 from luma_lab import codec
-from luma_lab.engine.text_caches import text_status
+from luma_lab.engine import index_status, kinds
+from luma_lab.engine.choosing import wanted
+from luma_lab.engine.index_files import (
+    directory,
+    is_busy,
+    kind_of,
+    make_directory,
+    working_alone,
+)
+from luma_lab.engine.kinds import AUTO, BY, BY_CHOICE, BY_HAND, DROPPED, FLAT, KINDS, Attached
 from luma_lab.errors import (
     Cancelled,
     Conflict,
+    CorruptStore,
     InvalidArgument,
     LumaError,
-    NotSupported,
-    UnknownName,
+    RowsGone,
 )
-from luma_lab.files import directory_bytes
-from luma_lab.store import catalog, leases
+from luma_lab.store import catalog
 from luma_lab.types import WriteResult
 
-KINDS = ("auto", "flat", "vamana")
-LATER_KINDS = ("ivf", "diskann")
 AUTO_VAMANA_ROWS = 10_000  # below this, scanning everything takes well under a millisecond
-BUILD_PARAMS = ("max_degree", "build_list_size", "alpha", "seed")
-PARAMS = (*BUILD_PARAMS, "search_list_size")
-DEFAULTS = {
-    "max_degree": 48,
-    "build_list_size": 100,
-    "alpha": 1.2,
-    "seed": 0,
-    "search_list_size": 64,
-}
-MAX_LIST_SIZE = 65_535
-# Rows behind an index, at least and as a share of it, at which it grows to take them in.
-LEAST_BEHIND, SHARE_BEHIND = 2000, 0.1
-MOST_GROWTH = 2
-CODED_DIM = 17  # below, codes and their constants take no less room than float32
+# Rows behind an index, at least, at which it takes them in; of their share each kind has a view.
+LEAST_BEHIND = 2000
+RETRY_SECS = 60.0  # after a build that nobody asked for has failed
+VERIFY_FIRST_BYTES = 64 << 20
+WORKING = ("index_build", "compact")
 log = logging.getLogger(__name__)
-
-
-def refuse(name, why):
-    """Raise `NotSupported` for a documented name that does not exist yet."""
-    raise NotSupported(f"{name} is not supported yet: {why}")
-
-
-def check_kind(kind):
-    """Raise unless `kind` is an index kind that can be built."""
-    if kind in LATER_KINDS:
-        refuse(f"index kind {kind!r}", "use 'vamana', 'flat' or 'auto'")
-    if kind not in KINDS:
-        raise UnknownName("index kind", kind, KINDS)
-
-
-def check_params(params):
-    """Return index parameters as a plain dict; raise on unknown names and wrong values."""
-    if not isinstance(params, dict):
-        raise InvalidArgument(f"params is {params!r}: expected a dict")
-    for name in params:
-        if name not in PARAMS:
-            raise UnknownName("index parameter", name, PARAMS)
-    params = {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in params.items()
-        if value is not None
-    }
-    check_list_size(params.get("search_list_size"), 1)
-    for name in ("max_degree", "build_list_size", "seed"):
-        if name in params and type(params[name]) is not int:
-            raise InvalidArgument(f"{name} is {params[name]!r}: expected an int")
-    _index(1, "l2", {**DEFAULTS, **params}, 1)
-    return params
-
-
-def check_list_size(size, k):
-    """Raise unless `size` is None or an int that can hold the `k` answers."""
-    if size is None:
-        return
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-        raise InvalidArgument(f"search_list_size is {size!r}: expected an int")
-    if not max(1, k) <= size <= MAX_LIST_SIZE:
-        raise InvalidArgument(
-            f"search_list_size is {size}: expected at least k = {k} and at most {MAX_LIST_SIZE}"
-        )
 
 
 def start(parts, name, kind, params):
     """Start the build job of a collection and return it."""
-    check_kind(kind)
+    kinds.check_kind(kind)
+    params = dict(params)
     threads = params.pop("threads", 0) or 0
     if type(threads) is not int or threads < 0:
         raise InvalidArgument(f"threads is {threads!r}: expected an int of at least 0 (0: all)")
-    params = check_params(params)
+    params = kinds.check_params(params, kind if kind in KINDS else AUTO)
     row = parts.follower.row(name)
-    params = {**DEFAULTS, **row.params, **params}
-    kind = row.kind if kind == "auto" else kind
-    if kind == "auto":
-        kind = "vamana" if row.rows >= AUTO_VAMANA_ROWS else "flat"
-    shown = {"kind": kind, **params}
-    if kind == "flat":
+    by = BY_HAND if kind != AUTO or row.kind != AUTO else BY_CHOICE
+    if kind == AUTO:
+        kind, chosen = wanted(parts, row, AUTO_VAMANA_ROWS)[:2]
+        params = {**chosen, **params}
+    if kind == FLAT:
         return parts.jobs.start(
-            "index_build", lambda job: _make_flat(parts, name), collection=name, params=shown
+            "index_build",
+            lambda job: _make_flat(parts, name),
+            collection=name,
+            params={"kind": kind, **params},
         )
-    work = partial(_build, parts, name, params, threads)
-    return parts.jobs.start("index_build", work, collection=name, params=shown)
+    return _start(parts, row, kind, params, threads, by)
 
 
 def follow_rows(parts):
-    """Start growing each index that too many rows have come behind; return the jobs.
+    """Start builds that rows call for; return the jobs.
 
-    They are scanned by every search meanwhile, so none is missed, but each costs time.
+    A collection that has enough rows gets its first index, and an index that too many rows have
+    come behind grows. They are scanned by every search meanwhile, so none is missed, but each
+    costs time.
     """
-    busy = {job.collection for job in parts.jobs.list("running") if job.kind == "index_build"}
+    running = parts.jobs.list("queued") + parts.jobs.list("running")
+    busy = {job.collection for job in running if job.kind in WORKING}
     jobs = []
     for row in catalog.read_all(parts.database.reader()):
-        behind = row.rows - row.index_rows
-        if row.index_name is None or behind < max(LEAST_BEHIND, SHARE_BEHIND * row.index_rows):
+        call = _called_for(parts, row)
+        if call is None or row.name in busy or is_busy(parts, row.uid):
             continue
-        if row.name in busy or leases.holder(
-            parts.database.reader(), f"build:{row.uid}", parts.clock.now_ms()
-        ):
+        if not may_try(parts, row.uid):
             continue
-        params = {**DEFAULTS, **row.params}
-        shown = {"kind": kind_of(row.index_name), **params}
-        work = partial(_build, parts, row.name, params, 1, replaces=row.index_name, grows=True)
-        jobs.append(parts.jobs.start("index_build", work, collection=row.name, params=shown))
+        kind, params, grows, by = call
+        jobs.append(_start(parts, row, kind, params, 1, by, replaces=row.index_name, grows=grows))
     return jobs
 
 
-def store_params(parts, name, params):
-    """Store parameters for later builds and searches; return all that now hold."""
-    params = check_params(params)
+def may_try(parts, uid):
+    """Return whether work that nobody asked for may begin: some failed a moment ago."""
+    return time.monotonic() >= parts.not_before.get(uid, 0.0)
+
+
+def wait_before_next(parts, uid):
+    """Note that work on a collection failed, so that none begins unasked for a while."""
+    parts.not_before[uid] = time.monotonic() + RETRY_SECS
+
+
+def _called_for(parts, row):
+    """Return (kind, parameters, whether the index grows, who decided), or None."""
+    by = row.params.get(BY)
+    if row.index_name is None:
+        if not parts.auto_index or by == DROPPED or row.rows < AUTO_VAMANA_ROWS:
+            return None
+        choice = wanted(parts, row, AUTO_VAMANA_ROWS)
+        if choice.kind == FLAT:
+            return None
+        return choice.kind, choice.params, False, BY_CHOICE if row.kind == AUTO else BY_HAND
+    kind = kind_of(row.index_name)
+    behind = row.rows - row.index_rows
+    if kind not in KINDS or behind < max(LEAST_BEHIND, KINDS[kind].share_behind * row.index_rows):
+        return None
+    if by == BY_CHOICE and parts.auto_index:
+        choice = wanted(parts, row, AUTO_VAMANA_ROWS)
+        if choice.kind not in (kind, FLAT):
+            return choice.kind, choice.params, False, by
+    return kind, {}, True, by
+
+
+def _start(parts, row, kind, params, threads, by, *, replaces=None, grows=False):
+    stored = kinds.fitting_params(row.params, kind)
+    params = {**kinds.defaults_of(kind), **stored, **kinds.fitting_params(params, kind)}
+    work = partial(
+        _build, parts, row.name, kind, params, threads, by, replaces=replaces, grows=grows
+    )
+    shown = {"kind": kind, **params}
+    return parts.jobs.start("index_build", work, collection=row.name, params=shown)
+
+
+def store_params(parts, name, params, kind=None):
+    """Store parameters for later builds and searches; return all that now hold of the kind.
+
+    `kind` is the one they are for; by default that of the index in use, else the collection's.
+    """
 
     def operation(unit):
         row = catalog.require(unit.connection, name)
-        merged = {**DEFAULTS, **row.params, **params}
+        shown = kind or index_status.shown_kind(row)
+        checked = kinds.check_params(params, AUTO if shown == FLAT else shown)
+        merged = {**row.params, **checked}
         catalog.set_params(unit.connection, row.uid, merged)
-        data = codec.encode({"collection": name, "params": merged})
+        held = index_status.holding(merged, shown)
+        data = codec.encode({"collection": name, "params": held})
         unit.append("index_tuned", collection=name, data=data)
-        return merged
+        return held
 
     return parts.writer.run(operation)
 
 
 def drop(parts, name):
-    """Make search exact again; the result's count tells whether there was an index."""
+    """Make search exact again, until a build is asked for.
+
+    The result's count tells whether there was an index.
+    """
 
     def operation(unit):
         row = catalog.require(unit.connection, name)
+        if row.params.get(BY) != DROPPED:
+            catalog.set_params(unit.connection, row.uid, {**row.params, BY: DROPPED})
         if row.index_name is None:
             return WriteResult(unit.head.offset, 0), None
         catalog.set_index(unit.connection, row.uid, None, 0, 0, None)
@@ -167,58 +170,69 @@ def drop(parts, name):
 
 
 def status(parts, name):
-    """Return what `index_status` shows, a dict of plain values."""
-    row = parts.follower.row(name)
-    snapshot = parts.follower.snapshot(name)
-    running = [
-        job
-        for job in parts.jobs.list()
-        if job.collection == name and job.kind == "index_build" and job.state == "running"
-    ]
-    index = snapshot.index
-    path = directory(parts, row.uid, row.index_name) if row.index_name else None
-    available = index is not None
-    return {
-        "kind": kind_of(row.index_name) if available else "flat",
-        "available": available,
-        "progress": running[-1].progress if running else 1.0,
-        "points": snapshot.live_count,
-        "indexed_points": snapshot.indexed_rows - snapshot.dead_indexed,
-        "params": {**DEFAULTS, **row.params},
-        "fingerprint": index.fingerprint if available else None,
-        "applied_offset": row.index_offset if available else snapshot.offset,
-        "memory_bytes": index.memory_bytes if available else 0,
-        "disk_bytes": directory_bytes(path) if available and path.is_dir() else 0,
-        "last_built_ms": row.index_built_ms,
-        "graph_files": sorted(f.name for f in path.glob("*.npy")) if available else [],
-        "text": text_status(parts, row),
-    }
+    """Return what `Collection.index_status` shows."""
+    return index_status.status(parts, name, AUTO_VAMANA_ROWS)
 
 
 def load(parts, row):
     """Return the index named in a catalog row; a damaged one is rebuilt in the background."""
-    prepared = parts.prepared.pop((row.uid, row.index_name), None)
-    if prepared is not None or row.index_name is None:
+    key = row.uid, row.index_name
+    prepared = parts.prepared.pop(key, None)
+    if prepared is not None or row.index_name is None or key in parts.rebuilding:
         return prepared
-    from luma_lab.index import VamanaIndex
-
-    path = directory(parts, row.uid, row.index_name)
+    path, name = directory(parts, row.uid, row.index_name), kind_of(row.index_name)
     try:
-        index = VamanaIndex.load(path, vectors=_rows_of(parts, row))
+        if name not in KINDS:
+            raise CorruptStore(f"{path}: this version knows no index kind {name!r}")
+        index = KINDS[name].load(path, _rows_of(parts, row))
         if index.total_rows != row.index_rows or index.dim != row.dim:
-            raise InvalidArgument(f"{path} holds {index.total_rows} rows, not {row.index_rows}")
-        return index
+            raise CorruptStore(f"{path} holds {index.total_rows} rows, not {row.index_rows}")
+        attached = attach(parts, row, row.index_name, index)
+        _check_records(attached)
+        return attached
+    except RowsGone:
+        return None  # compacted a moment ago: whoever asked will look again
     except (LumaError, OSError) as error:
-        log.warning("index of collection %r is lost (%s); rebuilding it", row.name, error)
-        key = (row.uid, row.index_name)
-        if key not in parts.rebuilding:
-            parts.rebuilding.add(key)
-            params = {**DEFAULTS, **row.params}
-            work = partial(_build, parts, row.name, params, 0, replaces=row.index_name)
-            parts.jobs.start(
-                "index_build", work, collection=row.name, params={"kind": "vamana", **row.params}
-            )
+        lose(parts, row, row.index_name, error)
         return None
+
+
+def attach(parts, row, index_name, index):
+    """Return the index of a collection as it is put to use."""
+    lost = partial(lose, parts, row, index_name)
+    return Attached(kind_of(index_name), index, lost)
+
+
+def _check_records(attached):
+    """Compare what only searches would read with its checksums, much of it in the background."""
+    verify = getattr(attached.index, "verify", None)
+    if verify is None:
+        return
+
+    def check():
+        try:
+            verify()
+        except LumaError as error:
+            attached.lost(error)
+
+    if attached.index.disk_bytes <= VERIFY_FIRST_BYTES:
+        verify()
+    else:
+        threading.Thread(target=check, name="luma-verify", daemon=True).start()
+
+
+def lose(parts, row, index_name, error):
+    """Search without a damaged index from now on, and start building it anew."""
+    key = row.uid, index_name
+    if key in parts.rebuilding:
+        return
+    parts.rebuilding.add(key)
+    log.warning("index of collection %r is lost (%s); rebuilding it", row.name, error)
+    parts.follower.lose_index(row.name, index_name)
+    name = kind_of(index_name)
+    kind = name if name in KINDS else wanted(parts, row, AUTO_VAMANA_ROWS).kind
+    if kind in KINDS:
+        _start(parts, row, kind, {}, 0, row.params.get(BY), replaces=index_name)
 
 
 def _rows_of(parts, row):
@@ -226,134 +240,94 @@ def _rows_of(parts, row):
     return parts.matrices.of(row.uid, row.generation, row.dim).rows(row.index_rows)
 
 
-def directory(parts, uid, index_name):
-    """Return ``collections/<uid>/index/<name>``."""
-    return parts.matrices.directory(uid) / "index" / index_name
-
-
-def kind_of(index_name):
-    """Return the kind in a directory name such as ``vamana-3``."""
-    return index_name.rsplit("-", 1)[0]
-
-
 def _make_flat(parts, name):
     drop(parts, name)
-    return {"kind": "flat"}
+    return {"kind": FLAT}
 
 
-def _build(parts, name, params, threads, job, *, replaces=None, grows=False):
-    owner = f"{parts.owner}:{job.id}"
+def _build(parts, name, kind, params, threads, by, job, *, replaces=None, grows=False):
     row = parts.follower.row(name)
-    lease = f"build:{row.uid}"
-    parts.writer.run(lambda unit: leases.take(unit.connection, lease, owner, unit.now_ms))
-    try:
-        snapshot = parts.follower.snapshot(name)
-        index = _grown(snapshot, params) if grows else None
-        if index is None:
-            index = _index(row.dim, row.metric, params, threads)
-            index.build(snapshot.vectors, progress=lambda fraction: job.report(0.95 * fraction))
-        index_name = _new_name(parts, row.uid, snapshot.offset)
-        path = directory(parts, row.uid, index_name)
-        operation = partial(
-            _commit_index,
-            uid=row.uid,
-            generation=snapshot.row.generation,
-            name=name,
-            index_name=index_name,
-            rows=len(snapshot.vectors),
-            offset=snapshot.offset,
-            params=params,
-            fingerprint=index.fingerprint,
-            replaces=replaces,
-        )
+    with working_alone(parts, row.uid, job):
         try:
-            index.save(path, vectors=index.quantizer is None)
-            job.report(0.99)
-            parts.prepared[row.uid, index_name] = index
-            old_name = parts.writer.run(operation)
-        except BaseException:
-            parts.prepared.pop((row.uid, index_name), None)
-            shutil.rmtree(path, ignore_errors=True)
+            return _build_alone(parts, name, kind, params, threads, by, job, replaces, grows)
+        except Cancelled:
             raise
-        parts.follower.catch_up()
-        if old_name is not None:
-            shutil.rmtree(directory(parts, row.uid, old_name), ignore_errors=True)
-        return {
-            "kind": "vamana",
-            "rows": len(snapshot.vectors),
-            "fingerprint": index.fingerprint,
-            "index": index_name,
-        }
-    except Cancelled:
+        except Exception as error:
+            wait_before_next(parts, row.uid)
+            _tell_failed(parts, name, kind, error)
+            raise
+
+
+def _build_alone(parts, name, kind, params, threads, by, job, replaces, grows):
+    snapshot = parts.follower.snapshot(name)
+    row, rows = snapshot.row, len(snapshot.vectors)
+    index_name = make_directory(parts, row.uid, kind, snapshot.offset)
+    path = directory(parts, row.uid, index_name)
+    try:
+        index = make_index(kind, snapshot, params, threads, path, job, grows)
+        attached = attach(parts, row, index_name, index)
+        fingerprint = attached.fingerprint
+        job.report(0.99)
+
+        parts.prepared[row.uid, index_name] = attached
+        old_name = parts.writer.run(
+            lambda unit: _commit_index(
+                unit, row, index_name, rows, snapshot.offset, {**params, BY: by}, fingerprint,
+                replaces,
+            )
+        )  # fmt: skip
+    except BaseException:
+        parts.prepared.pop((row.uid, index_name), None)
+        shutil.rmtree(path, ignore_errors=True)
         raise
-    except Exception as error:
-        _tell_failed(parts, name, error)
-        raise
-    finally:
-        parts.writer.run(lambda unit: leases.release(unit.connection, lease, owner))
+    parts.follower.catch_up()
+    if old_name is not None:
+        shutil.rmtree(directory(parts, row.uid, old_name), ignore_errors=True)
+    return {"kind": kind, "rows": rows, "fingerprint": fingerprint, "index": index_name}
 
 
-def _grown(snapshot, params):
-    """Return the index of a snapshot with the rows behind it, or None where to build it anew.
+def make_index(kind, snapshot, params, threads, path, job, grows=False):
+    """Return an index of all rows of a snapshot, saved in directory `path`."""
+    made, held = KINDS[kind], snapshot.index
+    if grows and held is not None and held.kind == kind:
+        index = made.grown(held.index, params, snapshot.vectors, snapshot.live)
+        if index is not None:
+            made.save(index, path)
+            return index
+    return made.build(
+        snapshot.row,
+        params,
+        threads,
+        snapshot.vectors,
+        path,
+        lambda fraction: job.report(0.95 * fraction),
+    )
 
-    Anew once it has doubled: its codes still have the mean of the rows it began with.
-    """
-    index = snapshot.index
-    if index is None or len(snapshot.vectors) > MOST_GROWTH * snapshot.indexed_rows:
-        return None
-    if any(getattr(index, name) != params[name] for name in BUILD_PARAMS):
-        return None
-    return index.grown(snapshot.vectors, snapshot.live)
 
-
-def _commit_index(
-    unit, uid, generation, name, index_name, rows, offset, params, fingerprint, replaces
-):
+def _commit_index(unit, seen, index_name, rows, offset, params, fingerprint, replaces):
+    name = seen.name
     row = catalog.find(unit.connection, name)
-    if row is None or (row.uid, row.generation) != (uid, generation):
+    if row is None or (row.uid, row.generation) != (seen.uid, seen.generation):
         raise Conflict(f"collection {name!r} was dropped or compacted while its index was built")
     if replaces is not None and row.index_name != replaces:
         raise Conflict(f"index {replaces} of {name!r} was dropped or replaced by someone else")
-    catalog.set_index(unit.connection, uid, index_name, rows, offset, unit.now_ms)
-    catalog.set_params(unit.connection, uid, params)
+    catalog.set_index(unit.connection, row.uid, index_name, rows, offset, unit.now_ms)
+    merged = {**row.params, **{n: v for n, v in params.items() if v is not None}}
+    catalog.set_params(unit.connection, row.uid, merged)
     shown = {
         "collection": name,
         "kind": kind_of(index_name),
         "rows": rows,
-        "params": params,
+        "params": {name: value for name, value in params.items() if name != BY},
         "fingerprint": fingerprint,
     }
     unit.append("index_built", collection=name, data=codec.encode(shown))
     return row.index_name
 
 
-def _tell_failed(parts, name, error):
-    data = codec.encode({"collection": name, "kind": "vamana", "error": str(error)})
+def _tell_failed(parts, name, kind, error):
+    data = codec.encode({"collection": name, "kind": kind, "error": str(error)})
     try:
         parts.writer.run(lambda unit: unit.append("index_failed", collection=name, data=data))
     except LumaError as second:
         log.warning("event index_failed of %r was not written: %s", name, second)
-
-
-def _new_name(parts, uid, serial):
-    # Numbered by offset, so that no name comes twice: a view tells indexes apart by name.
-    home = parts.matrices.directory(uid) / "index"
-    home.mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            os.mkdir(home / f"vamana-{serial}")
-            return f"vamana-{serial}"
-        except FileExistsError:
-            serial += 1
-
-
-def _index(dim, metric, params, threads):
-    from luma_lab.index import VamanaIndex
-
-    return VamanaIndex(
-        dim,
-        metric,
-        **{name: params[name] for name in BUILD_PARAMS},
-        quantizer="q8" if dim >= CODED_DIM else None,
-        threads=threads,
-    )

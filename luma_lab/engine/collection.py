@@ -1,18 +1,19 @@
 """Collections: named sets of points with one dimension and one metric."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from luma_lab import codec
-from luma_lab.engine import builds, points, searching, texting
-from luma_lab.engine.point_verbs import PointVerbs
-from luma_lab.engine.text_settings import check_settings, field_languages, field_weights
+from luma_lab.engine import builds, compaction, embedding, hybrid, searching
+from luma_lab.engine.embedding_verbs import EmbeddingVerbs
+from luma_lab.engine.index_files import kind_of
+from luma_lab.engine.text_settings import field_languages, field_weights
+from luma_lab.engine.text_verbs import TextVerbs
 from luma_lab.errors import InvalidArgument, LumaError
-from luma_lab.store import catalog, mappings
+from luma_lab.store import mappings
 from luma_lab.store.database import luma_errors
-from luma_lab.types import WriteResult
 
 RETRIES = 8
 
@@ -36,6 +37,7 @@ class CollectionInfo:
     meta_indexes: tuple[str, ...] = ()
     text_fields: dict[str, float] | None = None
     language: str | None = None
+    embedder: str | None = None
     field_languages: dict[str, str] | None = None
 
 
@@ -47,8 +49,11 @@ class VectorSnapshot(NamedTuple):
     offset: int
 
 
-class Collection(PointVerbs):
+class Collection(EmbeddingVerbs, TextVerbs):
     """A collection of a lab; see :class:`PointVerbs` for reading and writing points.
+
+    :class:`EmbeddingVerbs` has what makes vectors of texts, :class:`TextVerbs` what searches
+    them by words.
 
     Thread-safe. Every search sees every write acknowledged before it began, in any process.
     """
@@ -64,6 +69,8 @@ class Collection(PointVerbs):
         k=10,
         *,
         search_list_size=None,
+        nprobe=None,
+        rerank=None,
         exact=False,
         include_vector=False,
         min_score=None,
@@ -77,11 +84,17 @@ class Collection(PointVerbs):
 
         Parameters
         ----------
-        vector : array of shape (dim,)
+        vector : array of shape (dim,), or str
+            A text is embedded by the collection's embedder.
         k : int
             At least 1; more than there are points gives what there is.
         search_list_size : int, optional
-            L of the graph walk: larger finds more, slower. Default: the collection's own.
+            L of a graph walk: larger finds more, slower. Default: the collection's own.
+        nprobe : int, optional
+            Cells of an "ivf" index to look into. Default: the collection's own.
+        rerank : int, optional
+            How many rows of those cells are measured exactly at most, at least `k`. What does
+            not fit the index in use has no effect.
         exact : bool
             Scan everything instead of walking an index.
         include_vector : bool
@@ -109,15 +122,17 @@ class Collection(PointVerbs):
         Raises
         ------
         CollectionNotFound, DimensionMismatch, InvalidArgument, InvalidFilter, CorruptStore
+        NotSupported, EmbedderUnavailable, EmbedderFailed
+            Of a text.
         """
-        if searching.dimensions(vector) == 2:
+        if type(vector) is not str and searching.dimensions(vector) == 2:
             raise InvalidArgument("search takes one vector of shape (dim,): use search_many")
-        return searching.search(
-            self._parts,
-            self.name,
+        return self._searched(
             [vector],
             k,
             search_list_size=search_list_size,
+            nprobe=nprobe,
+            rerank=rerank,
             exact=exact,
             include_vector=include_vector,
             min_score=min_score,
@@ -133,138 +148,88 @@ class Collection(PointVerbs):
 
         Parameters
         ----------
-        vectors : array of shape (n, dim)
+        vectors : array of shape (n, dim), or list of str
         threads : int
             Cores to search with; 0 means all.
         **options
             As in :meth:`search`.
         """
-        return searching.search(self._parts, self.name, vectors, k, threads=threads, **options)
+        return self._searched(vectors, k, threads=threads, **options)
 
-    def search_text(
+    def search_hybrid(
         self,
-        query,
+        vector=None,
+        text=None,
         k=10,
         *,
+        fusion="rrf",
+        rrf_k=60,
+        weights=None,
+        candidates=None,
         filter=None,
-        min_score=None,
-        min_offset=None,
+        rerank=None,
         group_by=None,
         group_limit=1,
-        facets=None,
-        facet_size=10,
-        sort=None,
-        highlight=False,
+        min_offset=None,
         include_vector=False,
         explain=False,
     ):
-        """Find the `k` points whose text fields match a query best, by BM25.
+        """Find the `k` points that a vector and a text together find best.
 
         Parameters
         ----------
-        query : str
-            Words, and the syntax of `luma_lab.index.textquery`. Without a word, or of stop words
-            only, it finds nothing.
-        k, filter, min_score, min_offset, group_by, group_limit, include_vector
-            As in :meth:`search`; there are always min(k, matches) hits.
-        facets : list of str, optional
-            Dotted paths into meta: ``hits.facets`` tells of each how many of all matching points
-            (that score at least `min_score`) have which value, the most frequent first. Each
-            value of a list counts once, a missing field or null not at all.
-        facet_size : int
-            Values of each facet.
-        sort : str, optional
-            Dotted path into meta to order all matches by instead of by score; with a leading
-            ``-`` descending. Numbers come before strings, strings before booleans, what has
-            none of these last; equal ones are ordered by score.
-        highlight : bool
-            Put a `Snippet` of each text field on each hit, as ``hit.highlights``.
-        explain : bool
-            Fill in ``hits.receipt``, and ``hit.explanation`` of each hit.
+        vector : array of shape (dim,), optional
+            Left out, the text is embedded where the collection has a fitted embedder.
+        text : str, optional
+            As in :meth:`search_text`, where the collection has text fields (of plain language
+            `luma_lab.index.textquery.as_words` takes the signs). At least one of the two is
+            needed; with only one branch to be had that one alone answers.
+        fusion : {"rrf", "weighted", "distribution"}, or dict with method, k, weights
+            See `luma_lab.engine.fusion`.
+        rrf_k : float
+            The larger, the less the first ranks stand out; for ``"rrf"``.
+        weights : dict, optional
+            Of the branches: ``{"vector": 1, "text": 1}``. What only a branch of weight 0 finds
+            is left out.
+        candidates : int, optional
+            How deep each branch looks; by default 100, or 4 times `k` where that is more.
+        rerank : callable, optional
+            ``rerank(text, hits) -> scores`` puts all fused candidates in a new order.
+        k, filter, group_by, group_limit, min_offset, include_vector, explain
+            As in :meth:`search`. There are always min(k, matches) hits, where what either branch
+            finds is a match.
 
         Returns
         -------
         Hits
-            Best first; points of equal score in the order in which they were written.
+            Of `luma_lab.engine.hybrid.HybridHit`, best first, equal ones by id: each with
+            ``branches``, its rank, score and weight in ``"vector"`` and ``"text"``.
 
         Raises
         ------
-        CollectionNotFound, InvalidArgument, InvalidFilter, CorruptStore
+        CollectionNotFound, DimensionMismatch, InvalidArgument, InvalidFilter, UnknownName
         NotSupported
-            The collection has no text fields.
+            A text alone, and the collection has neither text fields nor an embedder.
+        EmbedderUnavailable, EmbedderFailed, CorruptStore
         """
-        return texting.search_text(
+        return hybrid.search_hybrid(
             self._parts,
             self.name,
-            query,
+            vector,
+            text,
             k,
+            fusion=fusion,
+            rrf_k=rrf_k,
+            weights=weights,
+            candidates=candidates,
             filter=filter,
-            min_score=min_score,
-            min_offset=min_offset,
+            rerank=rerank,
             group_by=group_by,
             group_limit=group_limit,
-            facets=facets,
-            facet_size=facet_size,
-            sort=sort,
-            highlight=highlight,
+            min_offset=min_offset,
             include_vector=include_vector,
             explain=explain,
         )
-
-    def explain_text(self, query, id):
-        """Return the `luma_lab.index.scoring.Explanation` of a point's score, in float64.
-
-        Raises
-        ------
-        CollectionNotFound, PointNotFound, NotSupported, InvalidArgument
-        """
-        return texting.explain_text(self._parts, self.name, query, points.check_id(id))
-
-    def analyze(self, text, field=None):
-        """Return the tokens of a text: each word, its place, and the forms it is found by.
-
-        Parameters
-        ----------
-        text : str
-        field : str, optional
-            The text field whose language is taken; by default the collection's.
-        """
-        return texting.analyze(self._parts, self.name, text, field)
-
-    def set_text_fields(self, text_fields, language=None, **text_options):
-        """Make the points searchable by words, or by other words than before.
-
-        Parameters
-        ----------
-        text_fields : list of str, or dict of str to float or dict, or None
-            Dotted paths into meta, with weights (default 1), at most 16. A field with a
-            language of its own has ``{"weight": 2.0, "language": "es"}`` for its weight. A list
-            in a meta counts as its strings; what is missing, or is no text, as an empty text.
-            None: text search ends.
-        language : str, default "en"
-            A Snowball language ("en", "es", "de", ...), or "none" for words as they are.
-        **text_options
-            ``text_variant="lucene"``, ``k1=1.2``, ``b=0.75``, ``stop_words=False`` and
-            ``text_positions=False`` (needed by phrases), as of `luma_lab.index.TextIndex`.
-
-        Returns
-        -------
-        WriteResult
-            The index is made by the next search.
-
-        Raises
-        ------
-        CollectionNotFound, InvalidArgument, UnknownName
-        """
-        settings = check_settings(text_fields, language, **text_options)
-
-        def operation(unit):
-            row = catalog.require(unit.connection, self.name)
-            catalog.set_text(unit.connection, row.uid, settings)
-            data = codec.encode({"collection": self.name, "text": settings})
-            return WriteResult(unit.append("index_tuned", collection=self.name, data=data), 1)
-
-        return self._parts.writer.run(operation)
 
     def info(self):
         """Return the `CollectionInfo`."""
@@ -275,7 +240,7 @@ class Collection(PointVerbs):
             row.name,
             row.dim,
             row.metric,
-            row.index_name.rsplit("-", 1)[0] if row.index_name else "flat",
+            kind_of(row.index_name) if row.index_name else "flat",
             row.live,
             row.rows,
             row.rows - row.live,
@@ -287,6 +252,7 @@ class Collection(PointVerbs):
             tuple(row.meta_indexes),
             field_weights(row.text) if row.text else None,
             row.text["language"] if row.text else None,
+            row.embedder["fingerprint"] or row.embedder["name"] if row.embedder else None,
             field_languages(row.text) if row.text else None,
         )
 
@@ -295,9 +261,11 @@ class Collection(PointVerbs):
         """Return a `VectorSnapshot` of the live points, copied."""
         for _ in range(RETRIES):
             seen = self._parts.follower.snapshot(self.name)
-            places = mappings.ids_by_row(self._connection(), seen.row.uid)
+            with self._reading() as (connection, row):
+                places = mappings.ids_by_row(connection, seen.row.uid)
             rows = np.fromiter((row for row, _ in places), np.int64, len(places))
-            if np.array_equal(rows, np.flatnonzero(seen.live)):
+            same = (row.uid, row.generation) == (seen.row.uid, seen.row.generation)
+            if same and np.array_equal(rows, np.flatnonzero(seen.live)):
                 return VectorSnapshot([id for _, id in places], seen.vectors[rows], seen.offset)
         raise LumaError(f"collection {self.name!r} changes too fast for a snapshot: try again")
 
@@ -306,29 +274,52 @@ class Collection(PointVerbs):
 
         Parameters
         ----------
-        kind : {"auto", "flat", "vamana"}
-            "auto" is exact search below 10,000 rows, a Vamana graph from there on.
+        kind : {"auto", "flat", "vamana", "ivf", "diskann"}
+            "auto" is the kind the collection was created with, or one by rows, memory and
+            metric: see `luma_lab.engine.choosing`.
         **params
-            ``max_degree``, ``build_list_size``, ``alpha``, ``seed``, ``threads`` of the build,
-            ``search_list_size`` for later searches.
+            ``threads`` of the build, and what the kind takes. "vamana": ``max_degree``,
+            ``build_list_size``, ``alpha``, ``seed``, and ``search_list_size`` for searches.
+            "ivf": ``nlist``, ``seed``, and ``nprobe``, ``rerank`` for searches. "diskann": as
+            "vamana", with ``search_memory_bytes`` and ``build_memory_bytes``, and
+            ``beam_width`` for searches. "auto" takes what fits the kind it stands for.
 
         Raises
         ------
-        UnknownName, InvalidArgument, NotSupported
+        UnknownName, InvalidArgument
         """
         return builds.start(self._parts, self.name, kind, params)
 
-    def tune_index(self, **params):
-        """Store index parameters without rebuilding; ``search_list_size`` works at once."""
-        return builds.store_params(self._parts, self.name, params)
+    def tune_index(self, *, kind=None, **params):
+        """Store index parameters without rebuilding; those of searches work at once.
+
+        Parameters
+        ----------
+        kind : str, optional
+            The index kind they are for; by default that in use, else the collection's.
+        """
+        return builds.store_params(self._parts, self.name, params, kind)
 
     def drop_index(self):
-        """Go back to exact search; the index directory is removed."""
+        """Go back to exact search until a build is asked for; the index directory is removed."""
         return builds.drop(self._parts, self.name)
 
     def index_status(self):
-        """Return a dict that tells which index answers, over which rows, how large it is."""
+        """Return a dict that tells which index answers, over which rows, how large, and why."""
         return builds.status(self._parts, self.name)
+
+    def compact(self):
+        """Start giving back the space of dead rows; return the `Job`.
+
+        Searches and writes go on; see `luma_lab.engine.compaction`.
+        """
+        return compaction.start(self._parts, self.name)
+
+    def _searched(self, queries, k, **options):
+        search = partial(searching.search, self._parts, self.name, k=k, **options)
+        if type(queries) in (list, tuple) and queries and type(queries[0]) is str:
+            return embedding.answer(self._parts, self.name, list(queries), search)
+        return search(queries)
 
     def __len__(self):
         return self._row().live

@@ -15,7 +15,13 @@ import msgspec
 from luma_lab import codec
 from luma_lab.engine.consumers import check_name as check_consumer
 from luma_lab.engine.state import check_key
-from luma_lab.errors import CorruptStore, InvalidArgument, LumaError, StorageError
+from luma_lab.errors import (
+    CorruptStore,
+    InvalidArgument,
+    LumaError,
+    RowsGone,
+    StoreClosed,
+)
 from luma_lab.store import catalog, consumers
 from luma_lab.store import log as event_log
 from luma_lab.store.database import luma_errors
@@ -245,14 +251,20 @@ class Events(Publisher):
             return b"null", b',"superseded":true'
         try:
             vector = self._matrices.checked(connection, row).read(change.row)
+        except (RowsGone, StoreClosed):
+            # Compacted or dropped since this read transaction began, most likely.
+            self._database.check()
+            if self._is_there(row):
+                return b"null", b',"corrupt":true'
+            return b"null", b',"superseded":true'
         except CorruptStore:  # the log goes on for everyone else
             return b"null", b',"corrupt":true'
-        except StorageError:
-            # Dropped since this read transaction began: its directory is gone already.
-            if self._matrices.directory(row.uid).exists():
-                raise
-            return b"null", b',"superseded":true'
         return msgspec.json.encode(codec.float_list(vector)), b""
+
+    def _is_there(self, row):
+        """Return whether a collection still has the place it had when a transaction began."""
+        now = self._follower.row_of(row.uid)
+        return now is not None and now.generation == row.generation
 
 
 def check_event(type, data, key):

@@ -11,11 +11,13 @@ import time
 
 import apsw
 
+from luma_lab.engine.point_cache import PointCaches
 from luma_lab.engine.views import View
 from luma_lab.errors import (
     CollectionNotFound,
     CorruptStore,
     InvalidArgument,
+    RowsGone,
     StoreClosed,
     WaitTimeout,
 )
@@ -24,13 +26,16 @@ from luma_lab.store import log as event_log
 from luma_lab.store.database import as_luma_error, luma_errors
 
 POLL_SECS = 0.01
+RETRIES = 8
 CATALOG_TYPES = frozenset(
     {
         "vector_collection_created",
         "vector_collection_dropped",
+        "vector_collection_compacted",
         "index_built",
         "index_dropped",
         "index_tuned",
+        "vector_embedder_changed",
     }
 )
 _WATCHED = ", ".join(f"'{t}'" for t in sorted(event_log.POINT_TYPES | CATALOG_TYPES))
@@ -65,6 +70,7 @@ class Follower:
         self._callbacks = []
         self._waiting = 0
         self._views = {}
+        self.points = PointCaches()
         self._catalog = {}
         self._version = None
         self._stopped = False
@@ -77,14 +83,18 @@ class Follower:
         """Absorb everything committed so far, in any process; return the log's `Head`."""
         self._database.check()  # before the lock: after a fork nobody would ever release it
         with self._lock:
-            try:
-                version = self._connection.execute("PRAGMA data_version").get
-                if version != self._version:
-                    self._absorb()
-                    self._version = version
-            except apsw.Error as error:
-                raise as_luma_error(error, self._database.file) from error
+            self._look()
             return self.head
+
+    def _look(self):
+        """Do what :meth:`catch_up` does; under the lock."""
+        try:
+            version = self._connection.execute("PRAGMA data_version").get
+            if version != self._version:
+                self._absorb()
+                self._version = version
+        except apsw.Error as error:
+            raise as_luma_error(error, self._database.file) from error
 
     @luma_errors
     def snapshot(self, name):
@@ -95,24 +105,45 @@ class Follower:
         CollectionNotFound, CorruptStore
         """
         self._database.check()
+        for attempt in range(RETRIES):
+            with self._lock:
+                self._look()
+                try:
+                    view = self._views.get(name) or self._load_view(name)
+                    return view.snapshot()
+                except RowsGone:
+                    # Compacted by another process since: that is in the log by now.
+                    if attempt == RETRIES - 1 or not self._is_behind(name):
+                        raise
+        raise AssertionError("not reached")
+
+    def lose_index(self, name, index_name):
+        """Search a collection without the index so called, which is damaged, from now on."""
         with self._lock:
-            self.catch_up()
-            return self._view(name).snapshot()
+            view = self._views.get(name)
+            if view is not None and view.index_name == index_name:
+                view.use_index(None, index_name, 0)
 
     @luma_errors
     def row(self, name):
         """Return the present `CollectionRow` of a collection, with counters caught up."""
         self._database.check()
         with self._lock:
-            self.catch_up()
+            self._look()
             return catalog.require(self._connection, name)
+
+    def row_of(self, uid):
+        """Return the `CollectionRow` of a uid as of the last change of the catalog, or None."""
+        with self._lock:
+            self.catch_up()
+            return next((row for row in self._catalog.values() if row.uid == uid), None)
 
     @luma_errors
     def names(self):
         """Return the names of all collections, sorted."""
         self._database.check()
         with self._lock:
-            self.catch_up()
+            self._look()
             return sorted(self._catalog)
 
     def wait_for(self, offset, timeout_secs):
@@ -250,30 +281,33 @@ class Follower:
             row = self._catalog.get(name)
             if row is None or (row.uid, row.generation) != (view.row.uid, view.row.generation):
                 del self._views[name]
-                if row is None or row.uid != view.row.uid:
-                    self._matrices.forget(view.row.uid)
+                gone = row is None or row.uid != view.row.uid
+                self._matrices.forget(view.row.uid, None if gone else row.generation)
                 continue
             view.row = row
             if row.index_name != view.index_name:
                 view.use_index(self._load_index(row), row.index_name, row.index_rows)
 
-    def _view(self, name):
-        view = self._views.get(name)
-        if view is None:
-            if name not in self._catalog:
-                raise CollectionNotFound(name)
-            view = self._views[name] = self._load_view(name)
-        return view
+    def _is_behind(self, name):
+        """Return whether a collection has another place than this follower knew of."""
+        known, row = self._catalog.get(name), catalog.find(self._connection, name)
+        if known is None or row is None:
+            return True
+        return (row.uid, row.generation) != (known.uid, known.generation)
 
     def _load_view(self, name):
+        if name not in self._catalog:
+            raise CollectionNotFound(name)
         connection = self._connection
         connection.execute("BEGIN")
         try:
             row = catalog.require(connection, name)
             matrix = self._matrices.checked(connection, row)
-            view = View(connection, row, matrix, event_log.read_head(connection).offset)
+            applied = event_log.read_head(connection).offset
+            view = View(connection, row, matrix, applied, self.points.make(applied))
         finally:
             connection.execute("COMMIT")
         if row.index_name is not None:
             view.use_index(self._load_index(row), row.index_name, row.index_rows)
+        self._views[name] = view
         return view

@@ -15,8 +15,9 @@ from typing import Any
 import zict
 
 from luma_lab import codec
-from luma_lab.engine import builds, filters
+from luma_lab.engine import builds, compaction, filters, kinds
 from luma_lab.engine import meta_indexes as declared
+from luma_lab.engine.choosing import default_budget
 from luma_lab.engine.clock import Clock
 from luma_lab.engine.collection import Collection
 from luma_lab.engine.consumers import Consumers
@@ -60,6 +61,11 @@ class Parts:
     masks: Any = dataclasses.field(default_factory=lambda: zict.LRU(MASKS, {}))
     texts: TextCaches = None
     rebuilding: set[Any] = dataclasses.field(default_factory=set)
+    embedders: dict[int, Any] = dataclasses.field(default_factory=dict)
+    unfitted: dict[int, int] = dataclasses.field(default_factory=dict)
+    not_before: dict[int, float] = dataclasses.field(default_factory=dict)
+    auto_index: bool = True
+    index_memory_bytes: int = 0
     wait_secs: float = 30.0
 
 
@@ -78,7 +84,18 @@ class Lab:
     path : pathlib.Path
     """
 
-    def __init__(self, path, *, retention=None, clock=None, disk=DISK, vfs=None):
+    def __init__(
+        self,
+        path,
+        *,
+        retention=None,
+        auto_index=True,
+        index_memory_bytes=None,
+        clock=None,
+        disk=DISK,
+        vfs=None,
+    ):
+        kinds.check_count("index_memory_bytes", index_memory_bytes, 1)
         self._temporary = None
         self._closed = False
         self._close_lock = threading.Lock()
@@ -96,6 +113,8 @@ class Lab:
         self.path = Path(database.path)
         matrices = Matrices(self.path, disk)
         parts = self._parts = Parts(database, matrices, clock, uuid.uuid4().hex[:12])
+        parts.auto_index = bool(auto_index)
+        parts.index_memory_bytes = index_memory_bytes or default_budget()
         try:
             parts.writer = Writer(database, matrices, clock)
             parts.follower = Follower(database, matrices, lambda row: builds.load(parts, row))
@@ -146,6 +165,11 @@ class Lab:
             return 0
 
     @property
+    def point_cache_bytes(self):
+        """Memory of the ids and metas kept of points that searches answered with, about."""
+        return self._parts.follower.points.memory_bytes
+
+    @property
     def writer_queue(self):
         """How many operations wait for the writer, about."""
         return self._parts.writer.waiting
@@ -172,10 +196,13 @@ class Lab:
         dim : int
             Components per vector, 1 to 65,535.
         metric : {"cosine", "dot", "l2"}
-        index : {"auto", "flat", "vamana"}
-            What ``build_index()`` builds.
+        index : {"auto", "flat", "vamana", "ivf", "diskann"}
+            Its first index is built in the background once there are 10,000 rows; until then,
+            and with "flat" always, every search scans all rows. "auto" picks by rows, memory
+            and metric, see `luma_lab.engine.choosing`; ``index_status()["why"]`` tells.
         params : dict, optional
-            Index parameters, see :meth:`Collection.build_index`.
+            Index parameters, see :meth:`Collection.build_index`. Those that do not fit the
+            kind are refused; with "auto" each kind takes its own.
         meta_indexes : sequence of str
             Dotted paths into meta, at most 16, that filters find by an index of their own.
         text_fields, language, **text_options
@@ -183,15 +210,15 @@ class Lab:
 
         Raises
         ------
-        AlreadyExists, InvalidArgument, UnknownName, NotSupported
+        AlreadyExists, InvalidArgument, UnknownName
         """
         check_name(name)
         if type(dim) is not int or not 1 <= dim <= MAX_DIM:
             raise InvalidArgument(f"invalid dim: {dim!r}: expected an int from 1 to {MAX_DIM}")
         if metric not in METRICS:
             raise UnknownName("metric", metric, METRICS)
-        builds.check_kind(index)
-        params = builds.check_params(params) if params else {}
+        kinds.check_kind(index)
+        params = kinds.check_params(params, index) if params else {}
         paths = declared.check_paths(meta_indexes)
         text = check_settings(text_fields, language, **text_options)
 
@@ -304,6 +331,15 @@ class Lab:
     def verify(self):
         """Check every checksum and SQLite's own integrity; return a `Report`."""
         return verify(self._parts)
+
+    def compact(self):
+        """Start giving back the space of dead rows and of free database pages; return the `Job`.
+
+        Every collection is compacted, see :meth:`Collection.compact`, then the database file,
+        see `luma_lab.store.vacuum`, for which writes wait.
+        """
+        self._parts.database.check()
+        return compaction.start_all(self._parts)
 
     def close(self):
         """Finish what is queued, stop running jobs, free everything. May be called twice."""

@@ -4,11 +4,15 @@ Distances of both parts are on one scale, so the best k of the union are the ans
 """
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-DEFAULT_LIST_SIZE = 64
+from luma_lab.engine.kinds import KINDS
+from luma_lab.errors import CorruptStore
+
+WORDS = {"vamana": "walk", "diskann": "walk", "ivf": "probe"}
+COUNTED = ("hops", "comparisons", "reads", "cache_hits", "rerank_nanoseconds")
 SCANNED_ROWS = 256  # matching rows that are compared exactly in less time than plans are made
 
 
@@ -20,9 +24,13 @@ class Candidates(NamedTuple):
     rows : int64 array of shape (n_queries, k), padded with -1
     distances : float32 array of shape (n_queries, k), ascending
     strategy : {"exact", "walk", "walk+tail"}, behind "filter+" where rows were given
-        Then also "scan", of the index's codes.
-    hops, comparisons : int64 arrays of shape (n_queries,)
-    walk_ms : float
+        Then also "scan", of the index's codes. A walk of cells is a "probe".
+    hops, comparisons, reads, cache_hits : int64 arrays of shape (n_queries,)
+    rerank_ns : int64 array of shape (n_queries,)
+    elapsed_ms : float
+        For one of the queries, on average.
+    index : luma_lab.engine.kinds.Attached or None
+        What was asked; None where all was scanned.
     """
 
     rows: np.ndarray
@@ -30,54 +38,58 @@ class Candidates(NamedTuple):
     strategy: str
     hops: np.ndarray
     comparisons: np.ndarray
-    walk_ms: float
+    reads: np.ndarray
+    cache_hits: np.ndarray
+    rerank_ns: np.ndarray
+    elapsed_ms: float
+    index: Any
 
 
-def find_candidates(snapshot, queries, k, *, search_list_size=None, exact=False, threads=1):
+def find_candidates(snapshot, queries, k, *, asked=None, exact=False, threads=1):
     """Return the `Candidates` nearest to each query among the live rows of a snapshot.
 
     Parameters
     ----------
-    queries : float32 array of shape (n_queries, dim)
+    queries : float32 array of shape (n_queries, dim), or (dim,) for one
+    asked : dict, optional
+        Search parameters by name, None for the collection's own; the index takes what fits it.
     """
-    from luma_lab.index.flat import exact_search
-
     started = time.perf_counter()
     total = len(snapshot.vectors)
-    metric = snapshot.row.metric
-    walks = snapshot.index is not None and not exact and snapshot.indexed_rows > 0
-    start = snapshot.indexed_rows if walks else 0
-    dead = snapshot.dead_tail if walks else snapshot.dead_tail + snapshot.dead_indexed
+    found = None
+    if snapshot.index is not None and not exact and snapshot.indexed_rows > 0:
+        mask = snapshot.live[: snapshot.indexed_rows] if snapshot.dead_indexed else None
+        found = _ask(snapshot, queries, k, asked, threads, mask=mask)
+    start = 0 if found is None else snapshot.indexed_rows
+    dead = snapshot.dead_tail + (snapshot.dead_indexed if found is None else 0)
     rows = distances = None
-    if walks:
-        size = search_list_size or snapshot.row.params.get("search_list_size", DEFAULT_LIST_SIZE)
-        mask = snapshot.live[:start] if snapshot.dead_indexed else None
-        found = snapshot.index.search(
-            queries, k=k, search_list_size=max(size, k), threads=threads, mask=mask
-        )
+    counts = _counts(found, 1 if queries.ndim == 1 else len(queries))
+    if found is not None:
         rows, distances = found.rows, found.distances
-        hops, comparisons = found.stats.hops, found.stats.comparisons
-    else:
-        hops = comparisons = np.zeros(len(queries), np.int64)
     if start < total or rows is None:
+        from luma_lab.index.flat import exact_search
+
         tail = exact_search(
             snapshot.vectors,
             queries,
             k,
-            metric,
+            snapshot.row.metric,
             mask=snapshot.live if dead else None,
             threads=threads,
             start=start,
             stop=total,
         )
-        comparisons = comparisons + (total - start - dead)
+        counts[1] = counts[1] + (total - start - dead)
         rows, distances = tail if rows is None else _merge((rows, distances), tail, k)
-    strategy = "exact" if not walks else "walk+tail" if start < total else "walk"
-    elapsed = (time.perf_counter() - started) * 1000
-    return Candidates(rows, distances, strategy, hops, comparisons, elapsed)
+    strategy = "exact" if found is None else WORDS[snapshot.index.kind]
+    if found is not None and start < total:
+        strategy += "+tail"
+    elapsed = _each(started, len(rows))
+    index = None if found is None else snapshot.index
+    return Candidates(rows, distances, strategy, *counts, elapsed, index)
 
 
-def find_among(snapshot, queries, k, rows, *, search_list_size=None, exact=False, threads=1):
+def find_among(snapshot, queries, k, rows, *, asked=None, exact=False, threads=1):
     """Return the `Candidates` nearest to each query among the given rows of a snapshot.
 
     Few rows are scanned exactly. Of more the index itself chooses between a scan of their codes
@@ -89,29 +101,54 @@ def find_among(snapshot, queries, k, rows, *, search_list_size=None, exact=False
     """
     started = time.perf_counter()
     inside = int(np.searchsorted(rows, snapshot.indexed_rows))
-    if snapshot.index is None or exact or inside <= SCANNED_ROWS:
-        return _scan_rows(snapshot, queries, k, rows, threads, started, "filter+exact")
-    size = search_list_size or snapshot.row.params.get("search_list_size", DEFAULT_LIST_SIZE)
-    found = snapshot.index.search(
-        queries, k=k, search_list_size=max(size, k), threads=threads, rows=rows[:inside]
-    )
+    # The very array where it can be: the index knows it again.
+    part = rows if inside == len(rows) else rows[:inside]
+    found = None
+    if snapshot.index is not None and not exact and inside > SCANNED_ROWS:
+        found = _ask(snapshot, queries, k, asked, threads, rows=part)
+    if found is None:
+        return _scan_rows(snapshot, queries, k, rows, threads, started)
     merged, distances = found.rows, found.distances
-    comparisons = found.stats.comparisons.astype(np.int64)
-    strategy = "filter+walk" if found.stats.hops.any() else "filter+scan"
+    counts = _counts(found, len(merged))
+    strategy = "filter+" + (WORDS[snapshot.index.kind] if found.stats.hops.any() else "scan")
     if inside < len(rows):
         tail = _scan(snapshot, queries, k, rows[inside:], threads)
         merged, distances = _merge((merged, distances), tail, k)
-        comparisons = comparisons + (len(rows) - inside)
+        counts[1] = counts[1] + (len(rows) - inside)
         strategy += "+tail"
-    elapsed = (time.perf_counter() - started) * 1000
-    return Candidates(merged, distances, strategy, found.stats.hops, comparisons, elapsed)
+    elapsed = _each(started, len(merged))
+    return Candidates(merged, distances, strategy, *counts, elapsed, snapshot.index)
 
 
-def _scan_rows(snapshot, queries, k, rows, threads, started, strategy):
+def _ask(snapshot, queries, k, asked, threads, **among):
+    """Return what the index finds, or None where it turns out to be damaged."""
+    index = snapshot.index
+    options = KINDS[index.kind].options(snapshot.row, asked or {}, k)
+    try:
+        return index.search(queries, k=k, threads=threads, **options, **among)
+    except CorruptStore as error:
+        index.lost(error)
+        return None
+
+
+def _counts(found, count):
+    """Return hops, comparisons, reads, cache hits and rerank_ns of an answer, zeros without."""
+    nothing = np.zeros(count, np.int64)
+    stats = None if found is None else found.stats
+    return [getattr(stats, name, nothing) for name in COUNTED]
+
+
+def _each(started, count):
+    """Return the milliseconds since `started` that fall to each of `count` queries."""
+    return (time.perf_counter() - started) * 1000 / max(1, count)
+
+
+def _scan_rows(snapshot, queries, k, rows, threads, started):
     found, distances = _scan(snapshot, queries, k, rows, threads)
-    nothing = np.zeros(len(queries), np.int64)
-    elapsed = (time.perf_counter() - started) * 1000
-    return Candidates(found, distances, strategy, nothing, nothing + len(rows), elapsed)
+    nothing = np.zeros(len(found), np.int64)
+    counts = nothing, nothing + len(rows), nothing, nothing, nothing
+    elapsed = _each(started, len(found))
+    return Candidates(found, distances, "filter+exact", *counts, elapsed, None)
 
 
 def _scan(snapshot, queries, k, rows, threads):

@@ -5,7 +5,7 @@ from functools import partial
 from luma_lab import codec
 from luma_lab.engine import filters, meta_indexes, points
 from luma_lab.engine.points import KEEP
-from luma_lab.errors import InvalidArgument, LumaError, UnknownName
+from luma_lab.errors import InvalidArgument, LumaError, RowsGone, StoreClosed, UnknownName
 from luma_lab.store import catalog, mappings
 from luma_lab.store.database import luma_errors
 from luma_lab.types import Point
@@ -43,7 +43,7 @@ class PointVerbs:
         """The metric, one of ``"cosine" "dot" "l2"``."""
         return self._row().metric
 
-    def upsert(self, ids, vectors, metas=None):
+    def upsert(self, ids, vectors=None, metas=None):
         """Insert points, or replace those whose id is there.
 
         Parameters
@@ -51,7 +51,8 @@ class PointVerbs:
         ids : str, int, or sequence of them
             Each once. One id takes a vector of shape (dim,) and one meta.
         vectors : array of shape (n, dim)
-            Anything `numpy.asarray` takes; stored as float32 exactly as sent.
+            Anything `numpy.asarray` takes; stored as float32 exactly as sent. A collection with
+            an embedder makes those that are left out of the metas' texts, outside transactions.
         metas : sequence of JSON values, optional
 
         Returns
@@ -66,7 +67,7 @@ class PointVerbs:
         """
         return self._write("upsert", ids, vectors, metas)
 
-    def add(self, ids, vectors, metas=None):
+    def add(self, ids, vectors=None, metas=None):
         """Insert points; raise `AlreadyExists` if an id is there. See :meth:`upsert`."""
         return self._write("add", ids, vectors, metas)
 
@@ -148,10 +149,13 @@ class PointVerbs:
     def get_many(self, ids):
         """Return a list with the `Point` or None of each id, in order."""
         ids = _id_list(ids)
-        with self._reading() as (connection, row):
+
+        def read(connection, row):
             found = [mappings.read_point(connection, row.uid, id) for id in ids]
             matrix = self._matrices.checked(connection, row)
             return [None if p is None else _point(matrix, p) for p in found]
+
+        return self._read(read)
 
     @luma_errors
     def scroll(self, after=None, limit=SCROLL_LIMIT, *, filter=None):
@@ -175,12 +179,15 @@ class PointVerbs:
             raise InvalidArgument(f"limit is {limit!r}: expected an int of at least 1")
         tree = filters.parse(filter)
         after = "" if after is None else points.check_id(after)
-        with self._reading() as (connection, row):
+
+        def read(connection, row):
             where = filters.compile_filter(tree, "meta") if tree else ("1", ())
             found = mappings.scan_points(connection, row.uid, after, limit + 1, *where)
             matrix = self._matrices.checked(connection, row)
             page = [_point(matrix, p) for p in found[:limit]]
-        return page, page[-1].id if len(found) > limit else None
+            return page, page[-1].id if len(found) > limit else None
+
+        return self._read(read)
 
     @luma_errors
     def __contains__(self, id):
@@ -204,6 +211,21 @@ class PointVerbs:
     @luma_errors
     def _row(self):
         return catalog.require(self._connection(), self.name)
+
+    def _read(self, read):
+        """Return ``read(connection, row)`` of one read transaction.
+
+        Rows that were compacted away after it began, by whatever process, are read in another.
+        """
+        seen = None
+        while True:
+            with self._reading() as (connection, row):
+                try:
+                    return read(connection, row)
+                except (RowsGone, StoreClosed):
+                    if seen == (row.uid, row.generation):
+                        raise
+                seen = row.uid, row.generation
 
     def _reading(self):
         return _Reading(self._connection(), self.name)

@@ -5,19 +5,21 @@ transaction that began before the vectors were looked up. So every hit satisfies
 the very meta it is returned with, and no match is lost to a write in between.
 """
 
+import functools
 import time
-from functools import partial
 from operator import lt
 
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.engine import builds, filters, meta_indexes, planner, points
+from luma_lab.engine import filters, kinds, meta_indexes, planner, points
 from luma_lab.engine.grouping import Grouping, above, check_k, check_min_score
+from luma_lab.engine.point_cache import NO_LIMIT
 from luma_lab.errors import LumaError
 from luma_lab.store import catalog, deadline, mappings
+from luma_lab.store import log as event_log
 from luma_lab.store.database import luma_errors
-from luma_lab.store.nearest import read_nearest
+from luma_lab.store.nearest import NULL
 from luma_lab.types import LARGEST_SQUARE, Hit, Hits
 
 RETRIES = 8
@@ -31,6 +33,8 @@ def search(
     k,
     *,
     search_list_size=None,
+    nprobe=None,
+    rerank=None,
     exact=False,
     include_vector=False,
     min_score=None,
@@ -52,7 +56,10 @@ def search(
     """
     k = check_k(k)
     if search_list_size is not None:
-        builds.check_list_size(search_list_size, k)
+        kinds.check_list_size(search_list_size, k)
+    if nprobe is not None or rerank is not None:
+        kinds.check_count("nprobe", nprobe, 1, kinds.MOST_ROWS)
+        kinds.check_count("rerank", rerank, k, kinds.MOST_ROWS)
     if min_score is not None:
         check_min_score(min_score)
     tree = None if filter is None else filters.parse(filter)
@@ -66,8 +73,9 @@ def search(
         if count == 0:
             return []
         queries = points.check_vectors(vectors, count, snapshot.row.dim, name)
-    fetch = partial(_fetch, hit or _hit, include_vector)
-    options = {"search_list_size": search_list_size, "exact": exact, "threads": threads}
+    fetch = functools.partial(_fetch, hit, include_vector)
+    asked = {"search_list_size": search_list_size, "nprobe": nprobe, "rerank": rerank}
+    options = {"asked": asked, "exact": exact, "threads": threads}
     if tree is None:
         answers, found, snapshot, fetch_ms = _unfiltered(
             parts, name, snapshot, queries, k, options, fetch, groups
@@ -81,9 +89,12 @@ def search(
         answers = [above(hits, min_score) for hits in answers]
     if explain:
         for i, hits in enumerate(answers):
-            receipt = _receipt(snapshot, found, i, k, search_list_size)
+            receipt = receipt_of(snapshot, found, i, k, asked)
             receipt["matches"] = matches
-            receipt["times_ms"] |= {"plan": plan_ms, "fetch": fetch_ms}
+            receipt["times_ms"] |= {
+                "plan": plan_ms / len(answers),
+                "fetch": fetch_ms / len(answers),
+            }
             hits.receipt = receipt
     return answers
 
@@ -119,15 +130,22 @@ def dimensions(vectors):
 
 
 def _one_query(vectors, dim):
-    """Return one good float32 vector as an array of shape (1, dim), or None: look closer."""
+    """Return one good float32 vector as it is, of shape (dim,), or None: look closer."""
     if type(vectors) is not list or len(vectors) != 1:
         return None
     vector = vectors[0]
     if type(vector) is not np.ndarray or vector.dtype != np.float32 or vector.shape != (dim,):
         return None
-    vector = np.ascontiguousarray(vector)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return vector[None] if np.dot(vector, vector) <= LARGEST_SQUARE else None
+    if not vector.flags.c_contiguous:
+        vector = vector.copy()
+    return vector if _wide_square()(vector) <= LARGEST_SQUARE else None
+
+
+@functools.cache
+def _wide_square():
+    from luma_lab.kernels.distance import wide_square
+
+    return wide_square
 
 
 def _unfiltered(parts, name, snapshot, queries, k, options, fetch, groups):
@@ -137,14 +155,16 @@ def _unfiltered(parts, name, snapshot, queries, k, options, fetch, groups):
         found = planner.find_candidates(snapshot, queries, wanted, **options)
         fetch_started = time.perf_counter()
         answers = [
-            fetch(parts.database.reader(), snapshot, rows, distances)
+            fetch(parts.database.reader, NO_LIMIT, snapshot, rows, distances)
             for rows, distances in zip(found.rows, found.distances, strict=True)
         ]
-        # A point that died between the walk and the fetch leaves a hole: look again.
+        # A point that died between the walk and the fetch leaves a hole, a compaction leaves
+        # nothing but holes: look again.
         whole = all(len(a) >= min(k, snapshot.live_count) for a in answers)
         if groups is not None:
+            full = sum(map(len, answers)) == np.count_nonzero(found.rows >= 0)
             answers = [groups(hits, k) for hits in answers]
-            whole = wanted >= snapshot.live_count or groups.are_full(answers, k)
+            whole = (full and wanted >= snapshot.live_count) or groups.are_full(answers, k)
         if whole or (attempt == RETRIES and groups is None):
             break
         snapshot = parts.follower.snapshot(name)
@@ -163,6 +183,7 @@ def _filtered(parts, name, tree, queries, k, options, fetch, groups):
         try:
             row = catalog.require(connection, name)
             rows = matching_rows(parts, connection, row, tree)
+            head = event_log.read_head(connection).offset
             snapshot = parts.follower.snapshot(name)
             if (snapshot.row.uid, snapshot.row.generation) != (row.uid, row.generation):
                 continue  # dropped and created again, or compacted, a moment ago
@@ -174,7 +195,7 @@ def _filtered(parts, name, tree, queries, k, options, fetch, groups):
                 found = planner.find_among(snapshot, queries, wanted, rows, **options)
                 fetch_started = time.perf_counter()
                 answers = [
-                    fetch(connection, snapshot, r, d)
+                    fetch(lambda: connection, head, snapshot, r, d)
                     for r, d in zip(found.rows, found.distances, strict=True)
                 ]
                 if groups is None:
@@ -199,53 +220,84 @@ def _wanted(k, attempt, groups, most):
     return min(k * groups.limit * WIDEN ** (attempt + 1), most)
 
 
-def _fetch(hit, include_vector, connection, snapshot, rows, distances):
+def _fetch(hit, include_vector, connection, newest, snapshot, rows, distances):
     best = 1.0 if snapshot.row.metric == "cosine" else 0.0
-    rows = rows.tolist()
+    rows, distances = rows.tolist(), distances.tolist()
     if rows and rows[-1] < 0:
         rows = [row for row in rows if row >= 0]
-    alive = read_nearest(connection, snapshot.row.uid, rows)
-    distances = distances.tolist()
-    if len(alive) == len(rows) and not include_vector:
-        # Ascending without ties, as nearly always: nothing to sort.
-        if all(map(lt, distances, distances[1 : len(rows)])):
-            points = zip(distances, map(alive.__getitem__, rows), strict=False)
-            return Hits([hit(id, best - distance, meta, None) for distance, (id, meta) in points])
-    found = [
-        (distance - best, alive[row], row)
-        for row, distance in zip(rows, distances, strict=False)
-        if row in alive
-    ]
-    found.sort()
-    hits = Hits()
-    for score, (id, meta), row in found:
-        vector = snapshot.vectors[row].copy() if include_vector else None
-        hits.append(hit(id, -score, meta, vector))
-    return hits
+    points = _points(snapshot, connection, newest, rows)
+    # Ascending without ties and all alive, as nearly always: nothing to sort.
+    if include_vector or None in points or not all(map(lt, distances, distances[1 : len(rows)])):
+        found = [
+            (distance, point[0], point, row)
+            for point, distance, row in zip(points, distances, rows, strict=False)
+            if point is not None
+        ]
+        found.sort()
+        distances = [distance for distance, *_ in found]
+        points, rows = [point for *_, point, _ in found], [row for *_, row in found]
+    scored = zip(points, distances, strict=False)
+    if hit is None and not include_vector:
+        return Hits([Hit(id, best - far, _decoded(meta)) for (id, meta, _), far in scored])
+    hit, vectors = hit or _hit, snapshot.vectors
+    return Hits(
+        hit(id, best - far, meta, vectors[row].copy() if include_vector else None)
+        for ((id, meta, _), far), row in zip(scored, rows, strict=True)
+    )
 
 
 def _hit(id, score, meta, vector):
-    return Hit(id, score, None if meta == "null" else codec.decode(meta), vector)
+    return Hit(id, score, _decoded(meta), vector)
 
 
-def _receipt(snapshot, found, i, k, search_list_size):
-    walked = "walk" in found.strategy or "scan" in found.strategy
-    index = snapshot.index if walked else None
-    size = search_list_size or snapshot.row.params.get(
-        "search_list_size", planner.DEFAULT_LIST_SIZE
+def _points(snapshot, connection, newest, rows):
+    """Return (id, meta as JSON text, revision) of each row, None where it has died since."""
+    if newest is NO_LIMIT:
+        known = snapshot.points.young
+        try:
+            return [known[row] for row in rows]
+        except KeyError:
+            pass
+    found = snapshot.points.find(
+        connection, snapshot.row.uid, snapshot.row.generation, rows, newest
     )
+    return [found.get(row) for row in rows]
+
+
+def _decoded(meta):
+    return None if meta is NULL else codec.decode(meta)
+
+
+def receipt_of(snapshot, found, i, k, asked):
+    """Return the receipt of the `i`-th query of what the planner found in a snapshot.
+
+    Parameters
+    ----------
+    asked : dict
+        Options of the search, None where the index's own hold.
+    """
+    index = None if found.index is None else snapshot.index
+    rerank_ms = float(found.rerank_ns[i]) / 1e6
+    params = {"k": k}
+    if index is not None:
+        params |= kinds.KINDS[index.kind].options(snapshot.row, asked, k)
     return {
         "strategy": found.strategy,
-        "exact": not walked,
-        "kind": "flat" if index is None else snapshot.index_name.rsplit("-", 1)[0],
+        "exact": index is None,
+        "kind": "flat" if index is None else index.kind,
         "hops": int(found.hops[i]),
         "comparisons": int(found.comparisons[i]),
-        "reads": 0,
-        "cache_hits": 0,
+        "reads": int(found.reads[i]),
+        "cache_hits": int(found.cache_hits[i]),
         "candidates": int((found.rows[i] >= 0).sum()),
         "matches": None,
-        "params": {"k": k} if index is None else {"k": k, "search_list_size": size},
+        "params": params,
         "fingerprint": None if index is None else index.fingerprint,
         "offset": snapshot.offset,
-        "times_ms": {"plan": 0.0, "walk": found.walk_ms, "rerank": 0.0, "fetch": 0.0},
+        "times_ms": {
+            "plan": 0.0,
+            "walk": max(0.0, found.elapsed_ms - rerank_ms),
+            "rerank": rerank_ms,
+            "fetch": 0.0,
+        },
     }

@@ -1,9 +1,9 @@
 """Table functions: collections, points, state, documents and events as tables of SQL.
 
-``vector_search(collection, vector, k, filter)``, ``state(prefix)``, ``documents(collection)``,
-``events(since, until)``, and the plain ``points`` and ``collections``. Those over tables read on
-the very connection of the query, so one query sees one snapshot; a vector search sees the last
-commit.
+``vector_search(collection, vector, k, filter)``, ``text_search`` and ``hybrid_search`` (in
+`sql_searches`), ``state(prefix)``, ``documents(collection)``, ``events(since, until)``, and the
+plain ``points`` and ``collections``. Those over tables read on the very connection of the query,
+so one query sees one snapshot; a search sees the last commit.
 
 A stored value that is longer than the statement may hold reads as NULL, which no stored value is
 (JSON's null reads as the text ``null``); the column ``bytes`` beside it tells its size.
@@ -12,7 +12,7 @@ A stored value that is longer than the statement may hold reads as NULL, which n
 import msgspec
 import numpy as np
 
-from luma_lab.engine import searching
+from luma_lab.engine import searching, sql_searches
 from luma_lab.engine.sql_modules import TableFunction
 from luma_lab.errors import InvalidArgument
 from luma_lab.store import catalog, mappings, pages
@@ -145,6 +145,7 @@ def register(connection, guard, parts, events):
         connection.create_module(
             name, function, use_bestindex_object=True, eponymous_only=True, read_only=True
         )
+    sql_searches.register(connection, guard, parts)
 
 
 def _search(parts, given, value_bytes):

@@ -16,7 +16,7 @@ import numpy as np
 from luma_lab.engine.text_settings import Texts, make_index
 from luma_lab.errors import Conflict, CorruptStore
 from luma_lab.store import log as event_log
-from luma_lab.store import mappings
+from luma_lab.store import mappings, moving
 
 CHUNK_BYTES = 1 << 23  # of metas that are indexed at once
 CHUNK_POINTS = 1 << 15
@@ -287,8 +287,7 @@ class TextCache:
 
     def _compare(self, connection, row):
         """Bring the index into step with the table of points, whatever it was before."""
-        found = mappings.revisions_by_row(connection, row.uid)
-        rows, revisions = (np.array(column, np.int64) for column in found)
+        rows, revisions = moving.places(connection, row.uid)
         live = np.flatnonzero(self.index.live)
         _, held, found = np.intersect1d(
             self._revisions[live], revisions, assume_unique=True, return_indices=True

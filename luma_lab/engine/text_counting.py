@@ -15,19 +15,21 @@ MAX_FACET_SIZE = 10_000
 NUMBER, STRING, BOOLEAN, MISSING = range(4)
 
 
-def read_metas(connection, uid, rows, readers):
+def read_metas(connection, collection, rows, readers):
     """Hand the meta of each matrix row to each of `readers` that is not None.
 
     Parameters
     ----------
+    collection : luma_lab.store.catalog.CollectionRow
     readers : iterable of objects with ``take(row, meta)``
     """
     readers = [reader for reader in readers if reader is not None]
     rows = rows.tolist()
     for start in range(0, len(rows), ROWS_A_QUERY):
         deadline.check()
-        found = read_nearest(connection, uid, rows[start : start + ROWS_A_QUERY])
-        for row, (_, meta) in found.items():
+        some = rows[start : start + ROWS_A_QUERY]
+        found = read_nearest(connection, collection.uid, some, collection.generation)
+        for row, (_, meta, _) in found.items():
             meta = codec.decode(meta)
             for reader in readers:
                 reader.take(row, meta)

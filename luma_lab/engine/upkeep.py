@@ -1,5 +1,5 @@
 """Upkeep: what a lab does unasked. Sweeps expired state, trims the log and
-the write-ahead log, renews leases, grows indexes.
+the write-ahead log, renews leases, builds and grows indexes, compacts, fits embedders.
 """
 
 import logging
@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from luma_lab.engine import builds, state, text_files
+from luma_lab.engine import builds, compaction, refitting, stamps, state, text_files
 from luma_lab.errors import LumaError, StoreClosed
 from luma_lab.store import catalog, leases, mappings
 from luma_lab.store import log as event_log
@@ -70,7 +70,9 @@ class Upkeep:
                     self._checkpoints.bound()
                     bound_at = time.monotonic() + BOUND_EVERY_SECS
                 if now >= follow_at:
+                    compaction.follow_deaths(parts)
                     builds.follow_rows(parts)
+                    refitting.follow_texts(parts)
                     parts.texts.tend()
                     follow_at = time.monotonic() + FOLLOW_EVERY_SECS
                 if now >= trim_at:
@@ -122,10 +124,10 @@ class Upkeep:
 
 
 def remove_orphans(unit, matrices):
-    """Remove directories that no catalog row names; runs inside a write transaction.
+    """Remove what no catalog row names; runs inside a write transaction.
 
     The transaction keeps other processes from creating collections meanwhile; an index
-    directory being written is protected by its build lease.
+    directory or generation being written is protected by its lease.
     """
     home = matrices.path / "collections"
     if not home.is_dir():
@@ -136,8 +138,14 @@ def remove_orphans(unit, matrices):
         if row is None:
             shutil.rmtree(directory, ignore_errors=True)
             continue
+        stamp = stamps.stamp_of(row)
+        if not leases.holder(unit.connection, refitting.lease_of(row.uid), unit.now_ms):
+            for embedder in directory.glob("embedder-*"):
+                if stamp is None or embedder.name != stamp.directory:
+                    shutil.rmtree(embedder, ignore_errors=True)
         if leases.holder(unit.connection, f"build:{row.uid}", unit.now_ms):
             continue
+        compaction.sweep_generations(directory, row.generation)
         for index in (directory / "index").glob("*"):
             if row.text is not None and index.name.startswith(text_files.PREFIX):
                 continue  # whoever saves the next one removes it

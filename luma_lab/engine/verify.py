@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, field
 
-from luma_lab.engine import builds, text_files
-from luma_lab.errors import LumaError
+from luma_lab.engine import stamps, text_files
+from luma_lab.engine.index_files import directory, kind_of
+from luma_lab.errors import LumaError, RowsGone, StoreClosed
 from luma_lab.files import load_arrays
 from luma_lab.store import catalog, mappings
 from luma_lab.store import log as event_log
 from luma_lab.store.database import sqlite_errors
 from luma_lab.store.matrix import damaged_blocks
+
+RETRIES = 8
 
 
 @dataclass
@@ -31,6 +34,15 @@ class Report:
 
 def verify(parts):
     """Return the `Report` of a lab at one moment; damage is listed, not raised."""
+    for _ in range(RETRIES):
+        report = _verify_once(parts)
+        if report is not None:
+            return report
+    raise LumaError("collections are compacted faster than they can be verified: try again")
+
+
+def _verify_once(parts):
+    """Return a `Report`, or None when rows it was about to read were compacted away."""
     report = Report()
     connection = parts.database.connect()
     try:
@@ -41,11 +53,17 @@ def verify(parts):
             _check_rows(connection, report)
             for row in catalog.read_all(connection):
                 _check_collection(connection, parts, row, report)
+    except _Moved:
+        return None
     except LumaError as error:
         report.problems.append(str(error))
     finally:
         connection.close()
     return report
+
+
+class _Moved(Exception):
+    """A collection was compacted since the check began."""
 
 
 def _check_database(connection, report):
@@ -100,18 +118,42 @@ def _check_collection(connection, parts, row, report):
                 f"collection {row.name!r}: block {block} of {matrix.path.name} "
                 "does not match its checksum"
             )
+    except (RowsGone, StoreClosed) as error:
+        now = parts.follower.row_of(row.uid)
+        if now is None or now.generation != row.generation:
+            raise _Moved from None
+        report.problems.append(str(error))
     except LumaError as error:
         report.problems.append(str(error))
     live = len(mappings.live_rows(connection, row.uid))
     if live != row.live:
         report.problems.append(f"collection {row.name!r}: {live} points, catalog says {row.live}")
     report.checked["blocks"] = report.checked.get("blocks", 0) + len(blocks)
-    if row.index_name is not None:
-        path = builds.directory(parts, row.uid, row.index_name)
+    stamp = stamps.stamp_of(row)
+    if stamp is not None and stamp.directory is not None:
         try:
-            load_arrays(path, verify=True)
+            load_arrays(parts.matrices.directory(row.uid) / stamp.directory, verify=True)
         except LumaError as error:
+            report.problems.append(f"collection {row.name!r}: its embedder: {error}")
+        report.checked["embedders"] = report.checked.get("embedders", 0) + 1
+    if row.index_name is not None:
+        path = directory(parts, row.uid, row.index_name)
+        try:
+            _check_index(path)
+        except (LumaError, OSError) as error:
+            now = parts.follower.row_of(row.uid)
+            if now is None or now.index_name != row.index_name:
+                raise _Moved from None
             report.problems.append(f"collection {row.name!r}: index {row.index_name}: {error}")
         report.checked["indexes"] = report.checked.get("indexes", 0) + 1
     for problem in text_files.problems(parts.texts.home(row.uid), report.checked):
         report.problems.append(f"collection {row.name!r}: {problem}")
+
+
+def _check_index(path):
+    load_arrays(path, verify=True)
+    if kind_of(path.name) == "diskann":
+        from luma_lab.index import DiskIndex
+
+        with DiskIndex.open(path, cache_bytes=0) as index:
+            index.verify()

@@ -5,6 +5,7 @@ it. Nothing is acknowledged before the commit, and the commit comes after the sy
 matrix file it speaks of. If a group's commit fails, each of its operations is run again alone.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -193,6 +194,11 @@ class Writer:
         return future.result()
 
     @property
+    def is_held_here(self):
+        """Whether the calling thread is the one that writes: another write would wait for it."""
+        return threading.get_ident() in (self._session_thread, self._thread.ident)
+
+    @property
     def waiting(self):
         """How many operations are queued, about."""
         return self._queue.qsize()
@@ -237,6 +243,13 @@ class Writer:
                 self._rollback()
                 self._session_thread = None
                 self._lock.release()
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Let nothing of this process be written for a block; what is queued meanwhile waits."""
+        self._database.check()
+        with self._lock:
+            yield
 
     def close(self):
         """Finish what is queued, then stop the thread.

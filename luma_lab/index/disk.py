@@ -12,7 +12,7 @@ from luma_lab.index.diskbuild import KIND, VERSION, build_directory, held_beside
 from luma_lab.index.diskcodes import read_codes, restore_quantizer
 from luma_lab.index.disksearch import OpenedDisk
 from luma_lab.index.progress import reporting
-from luma_lab.index.protocol import as_queries, check_integer, check_k, check_mask, check_threads
+from luma_lab.index.protocol import as_mask, as_queries, check_integer, check_k, check_threads
 from luma_lab.index.reader import WalkPool, check_reader
 from luma_lab.index.rows import read_only
 from luma_lab.index.sectors import KINDS, NodeFile, make_layout
@@ -231,7 +231,15 @@ class DiskIndex:
         return self._opened
 
     def search(
-        self, queries, k=10, *, search_list_size=None, beam_width=BEAM_WIDTH, threads=1, mask=None
+        self,
+        queries,
+        k=10,
+        *,
+        search_list_size=None,
+        beam_width=BEAM_WIDTH,
+        threads=1,
+        mask=None,
+        rows=None,
     ):
         """Find about the `k` nearest rows of each query.
 
@@ -247,6 +255,8 @@ class DiskIndex:
             Threads that share the queries; 0 stands for all cores.
         mask : bool array of shape (total_rows,), optional
             Only these rows may be answered; each query gets ``min(k, mask.sum())`` of them.
+        rows : ascending integers without repeats, optional
+            The same as row numbers; not together with `mask`.
 
         Returns
         -------
@@ -266,8 +276,8 @@ class DiskIndex:
         list_size = resolve_list_size(search_list_size, k)
         width = check_integer("beam_width", beam_width, 1, MAX_BEAM_WIDTH)
         threads = check_threads(threads)
-        if mask is not None:
-            mask = read_only(check_mask(mask, opened.layout.rows))
+        if mask is not None or rows is not None:
+            mask = read_only(as_mask(mask, rows, opened.layout.rows))
         answer = opened.search(queries, k, list_size, width, threads, mask)
         counts = answer.counts
         stats = (HOPS, COMPARISONS, READS, CACHE_HITS)

@@ -19,27 +19,29 @@ from luma_lab.index.lanes import blocks_for, get_lanes, line_count
 from luma_lab.index.progress import reporting
 from luma_lab.index.protocol import (
     MAX_ROWS,
+    as_mask,
     as_queries,
     as_vectors,
     check_dim,
     check_integer,
     check_k,
     check_live_rows,
-    check_mask,
     check_metric,
     check_threads,
+    stats_in_memory,
 )
 from luma_lab.index.quantizer import Q8Quantizer
+from luma_lab.index.renewing import RenewingCells
 from luma_lab.index.rows import Growing, read_only
 from luma_lab.kernels.blocks import LANES
-from luma_lab.types import Neighbors, SearchStats
+from luma_lab.types import Neighbors
 
 NPROBE = 16
 # Times as many rows as the cells were trained on: then they are trained again.
 GROWTH = 4
 
 
-class IVFIndex(Directory):
+class IVFIndex(RenewingCells, Directory):
     """Approximate nearest neighbours by looking into the k-means cells nearest to a query.
 
     Recall is bought with `nprobe`. With a quantizer, rows of a cell are compared by codes and
@@ -152,7 +154,7 @@ class IVFIndex(Directory):
         self._cells = cells
         self._vectors = cells.blocks if cells.vectors is None else cells.vectors
 
-    def search(self, queries, k=10, *, nprobe=NPROBE, rerank=None, threads=1, mask=None):
+    def search(self, queries, k=10, *, nprobe=NPROBE, rerank=None, threads=1, mask=None, rows=None):
         """Find about the `k` nearest rows of each query.
 
         Parameters
@@ -170,6 +172,8 @@ class IVFIndex(Directory):
         mask : bool array of shape (total_rows,), optional
             Only these rows may be answered. Few are scanned exactly, many are filtered from
             more cells; each query gets ``min(k, mask.sum())`` rows.
+        rows : ascending integers without repeats, optional
+            The same as row numbers; not together with `mask`.
 
         Returns
         -------
@@ -187,11 +191,10 @@ class IVFIndex(Directory):
         nprobe = check_integer("nprobe", nprobe, 1, MAX_ROWS)
         rerank = MAX_ROWS if rerank is None else check_integer("rerank", rerank, k)
         threads = 1 if threads == 1 else check_threads(threads)
-        if mask is not None:
-            mask = check_mask(mask, len(cells.live))
+        if mask is not None or rows is not None:
+            mask = as_mask(mask, rows, len(cells.live))
         rows, distances, counts = cells.search(queries, k, nprobe, rerank, threads, mask)
-        hops, comparisons, reads, _ = counts.T
-        return Neighbors(rows, distances, SearchStats(hops, comparisons, reads))
+        return Neighbors(rows, distances, stats_in_memory(counts, self.quantizer))
 
     def add(self, vectors):
         """Insert vectors (dim,) or (n, dim); return their row numbers, int64 (n,).

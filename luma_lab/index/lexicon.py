@@ -113,7 +113,7 @@ class Lexicon:
                 stems = analyzer.stems(new)
                 columns.append(self.stems.number(stems))
             if analyzer.form_count > 2:
-                columns.append(self.folded.number(analyzer.folded(stems)))
+                columns.append(self.folded.number(analyzer.folded(new, stems)))
             more = np.stack(columns, axis=1)
             self._keep(np.concatenate([self._forms, more]) if self._analysed else more, new)
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from luma_lab.errors import DimensionMismatch, InvalidArgument, UnknownName
-from luma_lab.types import LARGEST_SQUARE, METRICS, Neighbors
+from luma_lab.types import LARGEST_SQUARE, METRICS, CodedStats, Neighbors, SearchStats
 
 CHECK_ROWS = 4096
 MAX_ROWS = 2**31 - 1
@@ -185,6 +185,30 @@ def check_mask(mask, total_rows):
     return np.ascontiguousarray(array)
 
 
+def as_mask(mask, rows, total_rows):
+    """Return the mask of what was given, a mask or ascending row numbers; raise on both."""
+    if rows is None:
+        return check_mask(mask, total_rows)
+    if mask is not None:
+        raise InvalidArgument("mask and rows are both given: expected at most one")
+    made = np.zeros(total_rows, bool)
+    made[check_ascending(rows, total_rows)] = True
+    return made
+
+
+def check_ascending(rows, total):
+    """Return ascending row numbers below `total` as a contiguous int64 array, or raise."""
+    array = np.asarray(rows)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InvalidArgument(
+            f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
+        )
+    array = np.ascontiguousarray(array, np.int64)
+    if array.size and (array[0] < 0 or array[-1] >= total or (np.diff(array) <= 0).any()):
+        raise InvalidArgument(f"rows: expected ascending numbers from 0 to {total - 1}")
+    return array
+
+
 def check_live_rows(rows, live):
     """Return row numbers as an int64 array; raise `InvalidArgument` unless all live, each once."""
     array = np.atleast_1d(np.asarray(rows))
@@ -200,3 +224,12 @@ def check_live_rows(rows, live):
     if len(np.unique(array)) != len(array):
         raise InvalidArgument("a row is named twice: expected row numbers without repeats")
     return array
+
+
+def stats_in_memory(counts, quantizer):
+    """Return the stats of a search in memory from its counts (n_queries, 4)."""
+    hops, comparisons, spent, _ = counts.T
+    nothing = np.zeros(len(counts), np.int64)
+    if quantizer is None:
+        return SearchStats(hops, comparisons, nothing)
+    return CodedStats(hops, comparisons, nothing, spent)

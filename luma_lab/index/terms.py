@@ -16,6 +16,7 @@ from luma_lab.index.rows import read_only
 from luma_lab.index.segment import term_keys
 from luma_lab.index.textquery import MUST, MUST_NOT, PHRASE, PREFIX, SHOULD, WORD
 from luma_lab.kernels.bm25 import EXHAUSTIVE, sum_lists
+from luma_lab.kernels.places import keep_common, unpack_spots
 from luma_lab.kernels.postings import bake_parts
 
 MOST_EXPANSIONS = 1024
@@ -266,15 +267,15 @@ def _phrase(segment, keys):
     items = [segment.list_of(key) for key in keys.tolist()]
     if min(items) < 0:
         return NOTHING
-    starts, width = segment.starts, np.int64(1) << 32
     heads = None
-    for step, item in enumerate(items):
-        part = slice(starts[item], starts[item + 1])
-        counts = segment.counts[part].astype(np.int64)
+    sizes = segment.starts[1:][items] - segment.starts[items]
+    for step in np.argsort(sizes, kind="stable").tolist():  # the rarest word first
+        item = items[step]
+        part = slice(segment.starts[item], segment.starts[item + 1])
+        rows, counts = segment.rows[part], segment.counts[part]
+        spots = np.empty(int(counts.sum(dtype=np.int64)), np.int64)
         first = segment.place_starts[item]
-        places = segment.places[first : first + counts.sum()].astype(np.int64) - step
-        spots = np.repeat(segment.rows[part].astype(np.int64), counts) * width + places
-        spots = spots[places >= 0]
-        heads = spots if heads is None else np.intersect1d(heads, spots, assume_unique=True)
-    rows, counts = np.unique(heads // width, return_counts=True)
+        spots = spots[: unpack_spots(rows, counts, segment.places, first, step, spots)]
+        heads = spots if heads is None else heads[: keep_common(heads, spots)]
+    rows, counts = np.unique(heads >> 32, return_counts=True)
     return rows.astype(np.int32), counts.astype(np.int32)

@@ -9,16 +9,18 @@ from luma_lab.files import directory_bytes, load_arrays, read_manifest, save_arr
 from luma_lab.index.rows import read_only
 from luma_lab.index.segment import Segment
 from luma_lab.kernels.bm25 import FORM_BITS, KEY_BITS
+from luma_lab.kernels.places import places_fit
 
-VERSION = 1
+VERSION = 2
 SEGMENT_ARRAYS = {
     "keys": np.int64, "lists": np.int32, "starts": np.int64, "rows": np.int32, "counts": None,
-    "field_ends": np.int64, "lengths": np.int32, "place_starts": np.int64, "places": np.int32,
+    "field_ends": np.int64, "lengths": np.int32, "place_starts": np.int64, "places": np.uint8,
 }  # fmt: skip
 PARAMETERS = {
     "language", "variant", "k1", "b", "delta", "fields", "stop_words", "positions",
 }  # fmt: skip
 COUNT_TYPES = (np.uint16, np.int32)
+NARROW = np.uint32  # of numbers that are int64 in memory, if they fit
 
 
 class TextDirectory:
@@ -44,12 +46,13 @@ class TextDirectory:
     def to_arrays(self):
         """Return (arrays, manifest): all of the index, as :meth:`of_arrays` takes it."""
         view = self._view()
-        arrays = {**self._languages.arrays(), "live": np.packbits(view.live)}
+        arrays = {n: _narrow(array) for n, array in self._languages.arrays().items()}
+        arrays["live"] = np.packbits(view.live)
         ranges = []
         for place, segment in enumerate(view.segments):
             ranges.append([segment.first_row, segment.posted_rows])
             for name in SEGMENT_ARRAYS:
-                arrays[f"s{place}_{name}"] = getattr(segment, name)
+                arrays[f"s{place}_{name}"] = _narrow(getattr(segment, name))
         languages = self._languages.of_fields
         fields = [
             [name, weight, *([] if own == self.language else [own])]
@@ -134,7 +137,10 @@ class TextDirectory:
             raise ValueError(f"{len(live)} marks of live rows, expected {total}")
         segments, first = [], 0
         for place, (first_row, posted_rows) in enumerate(manifest["segments"]):
-            parts = [arrays[f"s{place}_{name}"] for name in SEGMENT_ARRAYS]
+            parts = [
+                _widened(arrays[f"s{place}_{name}"], dtype)
+                for name, dtype in SEGMENT_ARRAYS.items()
+            ]
             segment = Segment(first_row, posted_rows, *map(read_only, parts))
             _check_segment(segment, first, len(index.fields))
             _check_terms(segment, index._languages)
@@ -158,6 +164,17 @@ class TextDirectory:
     def disk_bytes(self):
         """Bytes of the directory last saved to or loaded from; 0 if there is none."""
         return self._disk_bytes
+
+
+def _narrow(array):
+    """Return an array as it is saved."""
+    wide = array.dtype == np.int64 and array.max(initial=0) <= np.iinfo(NARROW).max
+    return array.astype(NARROW) if wide and array.min(initial=0) >= 0 else array
+
+
+def _widened(array, dtype):
+    """Return a saved array as it is used."""
+    return array.astype(np.int64) if dtype is np.int64 and array.dtype == NARROW else array
 
 
 def _check_segment(segment, first_row, n_fields):
@@ -205,6 +222,5 @@ def _check_terms(segment, languages):
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(segment.counts, dtype=np.int64)])
         exact = segment.lists[forms == 0]
         tokens = before[segment.starts[exact + 1]] - before[segment.starts[exact]]
-        begins = segment.place_starts[exact]
-        if begins.min(initial=0) < 0 or (begins + tokens > len(segment.places)).any():
+        if not places_fit(segment.place_starts[exact], tokens, segment.places):
             raise ValueError(f"the segment at row {segment.first_row} has places missing")

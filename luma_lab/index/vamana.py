@@ -6,8 +6,9 @@ import threading
 import numpy as np
 
 from luma_lab.errors import CorruptStore, InvalidArgument, UnknownName
-from luma_lab.index.builder import build_graph
+from luma_lab.index.builder import build_graph, graph_row_bytes
 from luma_lab.index.changing import Changing
+from luma_lab.index.chosen import RowChoices
 from luma_lab.index.directory import Directory
 from luma_lab.index.graph import Graph
 from luma_lab.index.nodes import NODES, restore_nodes
@@ -21,18 +22,21 @@ from luma_lab.index.protocol import (
     check_mask,
     check_metric,
     check_threads,
+    stats_in_memory,
 )
+from luma_lab.index.renewing import RenewingGraph
 from luma_lab.index.rows import read_only
 from luma_lab.index.updates import Rooms
-from luma_lab.kernels.graph import COMPARISONS, HOPS, NO_NODE, READS
-from luma_lab.types import Neighbors, SearchStats
+from luma_lab.kernels.graph import NO_NODE
+from luma_lab.types import Neighbors
 
 SEARCH_LIST_SIZE = 64  # recall@10 above 0.95 on the sets we measured
 MAX_DEGREE = 1024
 MAX_LIST_SIZE = 1 << 20
+LEAST_BUILD_BYTES = 4 << 20  # samples, threads' scratch
 
 
-class VamanaIndex(Changing, Directory):
+class VamanaIndex(Changing, RenewingGraph, Directory):
     """Approximate nearest neighbours by walking a pruned graph held in memory.
 
     Recall is bought with `search_list_size`; memory with `max_degree`. With "q8" walks go by
@@ -115,9 +119,10 @@ class VamanaIndex(Changing, Directory):
         self.threads = threads
         self._graph = None
         self._rooms = None
+        self._choices = RowChoices()
         self._changing = threading.RLock()
 
-    def build(self, vectors, progress=False):
+    def build(self, vectors, progress=False, *, memory_bytes=None):
         """Build the graph of `vectors` (n, dim); return self.
 
         Parameters
@@ -125,6 +130,9 @@ class VamanaIndex(Changing, Directory):
         progress : bool or callable
             True shows a progress bar; a callable gets the finished fraction, 0 to 1, and may
             raise to end the build: then the index stays as it was.
+        memory_bytes : int, optional
+            What the build may allocate beside `vectors`; a build that needs more is refused. Copies
+            of a writable array, and of one that is not float32, count.
 
         Raises
         ------
@@ -133,8 +141,14 @@ class VamanaIndex(Changing, Directory):
         """
         checked = as_vectors(vectors, self.dim)
         threads = check_threads(self.threads)
+        nodes_of = NODES[self.quantizer]
+        budget = _Budget(memory_bytes, len(checked), self.max_degree)
+        converted = isinstance(vectors, np.ndarray) and not np.may_share_memory(checked, vectors)
+        budget.take(nodes_of.bytes_of(checked, self.metric, vectors))
+        budget.take(checked.nbytes if converted else 0)
         with reporting(progress, "vamana") as report:
-            nodes = NODES[self.quantizer].make(checked, self.metric, threads, vectors)
+            nodes = nodes_of.make(checked, self.metric, threads, vectors)
+            budget.take(nodes.building_bytes)
             if len(nodes):
                 neighbors, entry = build_graph(
                     nodes.building_space,
@@ -186,7 +200,9 @@ class VamanaIndex(Changing, Directory):
             Only these rows may be answered. Few are scanned, many are filtered from a longer
             walk; each query gets ``min(k, mask.sum())`` rows.
         rows : ascending integers without repeats, optional
-            The same as row numbers, for few of many; not together with `mask`.
+            The same as row numbers, for few of many; not together with `mask`. A read-only int64
+            array that is given again is not looked at again: quicker for one filter's many
+            queries.
 
         Returns
         -------
@@ -207,11 +223,10 @@ class VamanaIndex(Changing, Directory):
                 raise InvalidArgument("mask and rows are both given: expected at most one")
             mask = check_mask(mask, len(graph.nodes))
         if rows is not None:
-            rows = _ascending_rows(rows, len(graph.nodes))
+            rows = self._choices.take(rows, len(graph.nodes))
         queries = graph.nodes.prepare(queries)
         found, distances, counts = graph.search(queries, k, list_size, threads, mask, rows)
-        stats = SearchStats(counts[:, HOPS], counts[:, COMPARISONS], counts[:, READS])
-        return Neighbors(found, distances, stats)
+        return Neighbors(found, distances, stats_in_memory(counts, self.quantizer))
 
     @property
     def total_rows(self):
@@ -297,18 +312,6 @@ class VamanaIndex(Changing, Directory):
         return index
 
 
-def _ascending_rows(rows, total):
-    array = np.asarray(rows)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InvalidArgument(
-            f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
-        )
-    array = np.ascontiguousarray(array, np.int64)
-    if array.size and (array[0] < 0 or array[-1] >= total or (np.diff(array) <= 0).any()):
-        raise InvalidArgument(f"rows: expected ascending numbers from 0 to {total - 1}")
-    return array
-
-
 def resolve_list_size(search_list_size, k):
     """Return the search list size: at least `k`, by default ``max(64, k)``."""
     if search_list_size is None:
@@ -317,6 +320,24 @@ def resolve_list_size(search_list_size, k):
     if size < k:
         raise InvalidArgument(f"search_list_size={size}: expected at least k={k}")
     return size
+
+
+class _Budget:
+    """Counts what a build is going to allocate; refuses what is beyond `allowed` bytes."""
+
+    def __init__(self, allowed, rows, max_degree):
+        self._allowed = allowed
+        if allowed is not None:
+            self._allowed = check_integer("memory_bytes", allowed, 1)
+        self._needed = int(rows * graph_row_bytes(max_degree)) + LEAST_BUILD_BYTES
+
+    def take(self, size):
+        self._needed += size
+        if self._allowed is not None and self._needed > self._allowed:
+            raise InvalidArgument(
+                f"memory_bytes={self._allowed}: this build takes up to {self._needed} bytes; give "
+                "as many, or a lower max_degree, or use DiskIndex.build with build_memory_bytes"
+            )
 
 
 def _check_alpha(alpha):

@@ -24,6 +24,7 @@ from luma_lab.kernels.blocks import (
     measure_q8_block,
 )
 from luma_lab.kernels.cellrank import group_pairs, nearest_cells, rank_cells
+from luma_lab.kernels.clock import RERANK_NS, nanoseconds
 from luma_lab.kernels.codescan import write_heap
 from luma_lab.kernels.codewalk import CERTAINTY, RERANK_AHEAD, ROUNDING, exact_distance
 from luma_lab.kernels.compile import kernel
@@ -348,7 +349,8 @@ def search_cells(
     rows, distances : int64 and float32 arrays of shape (n_queries, k)
         Output, padded with -1 and inf; ties go to the lower row.
     counts : int64 array of shape (n_queries, 4)
-        Output: cells as HOPS, rows measured as COMPARISONS, and rows that PASS the mask.
+        Output: cells as HOPS, rows measured as COMPARISONS, RERANK_NS, and rows that PASS the
+        mask.
     """
     dim = mean.shape[0]
     nlist = sizes.shape[0]
@@ -424,9 +426,11 @@ def search_cells(
                 kind, blocks, metric, doubts[i], heaps[i], tallies[i, HEAPED], found[i],
                 tallies[i, FOUND],
             )  # fmt: skip
+            begun = nanoseconds()
             size = finish_query(
                 kind, floats[i], metric, vectors, numbers, rerank, found[i], count, best
             )
+            counts[begin + i, RERANK_NS] = nanoseconds() - begun
             write_heap(best, size, rows[begin + i], distances[begin + i])
             counts[begin + i, HOPS] = tallies[i, PROBED]
             counts[begin + i, COMPARISONS] = tallies[i, PASSED]

@@ -1,7 +1,6 @@
 """``/v1/vector/{collection}/diskann``: build, tune and look at the graph.
 
-The routes keep the original's name; what they build is the in-memory Vamana graph, and every
-answer names that kind.
+They build a graph on disk, and every answer names the kind of index that is in use.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ from luma_lab.errors import WaitTimeout
 from luma_lab.service.operation import MIN_OFFSET, Operation
 from luma_lab.service.vectors import COLLECTION, PATH, VectorHandler
 
-KIND = "vamana"
+KIND = "diskann"
 DEGREES = (4, 1024)
 LIST_SIZES = (8, 65535)
 POLL_SECS = (0.005, 0.25)
@@ -104,6 +103,7 @@ class TuneHandler(GraphHandler):
 
         def tune():
             self.collection(name).tune_index(
+                kind=KIND,
                 max_degree=params["max_degree"],
                 build_list_size=params["build_list_size"],
                 search_list_size=params["search_list_size"],

@@ -19,7 +19,7 @@ class BuildRequest(msgspec.Struct):
 
 
 class BuildAnswer(msgspec.Struct):
-    """The job that builds."""
+    """The job that does it."""
 
     job: JobAnswer
 
@@ -74,6 +74,7 @@ class StatusAnswer(msgspec.Struct):
     last_built_ms: int | None
     graph_files: list[str]
     text: TextStatus | None
+    why: str
 
 
 class BuildHandler(DiskannBuildHandler):
@@ -127,6 +128,16 @@ class StatusHandler(VectorHandler):
         await self.answer(lambda: self.collection(name).index_status())
 
 
+class CompactHandler(VectorHandler):
+    """POST /v1/vector/{collection}/compact: starts giving back the space of dead rows."""
+
+    async def post(self, name):
+        self.check_name(name)
+        job = await self.run(lambda: self.collection(name).compact())
+        self.set_status(202)
+        await self.answer(lambda: {"job": job.as_json()})
+
+
 _ROOT = PATH + "/index"
 operations = [
     Operation(
@@ -143,6 +154,10 @@ operations = [
         answer=DropAnswer, errors=(404,),
     ),
     Operation(
+        "POST", PATH + "/compact", CompactHandler, "Rewrite the collection without dead rows.",
+        "write", answer=BuildAnswer, status=202, errors=(404,),
+    ),
+    Operation(
         "GET", _ROOT + "/status", StatusHandler, "Tell which index answers.",
         answer=StatusAnswer, parameters=(MIN_OFFSET,), errors=(404,),
     ),
@@ -153,4 +168,5 @@ routes = [
     (_PATTERN + r"/tune", TuneHandler),
     (_PATTERN + r"/drop", DropHandler),
     (_PATTERN + r"/status", StatusHandler),
+    (COLLECTION + r"/compact", CompactHandler),
 ]

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.errors import DimensionMismatch, InvalidArgument, InvalidFilter, NotSupported
+from luma_lab.errors import DimensionMismatch, InvalidArgument, InvalidFilter
 from luma_lab.service.documents import check_filter
 from luma_lab.service.operation import Operation, Parameter
 from luma_lab.service.vectors import COLLECTION, PATH, VectorHandler
@@ -18,8 +18,8 @@ class SearchParams(msgspec.Struct):
     """Parameters of one search."""
 
     search_list_size: int | None = None
-    nprobe: Any = None
-    rerank: Any = None
+    nprobe: int | None = None
+    rerank: int | None = None
 
 
 class SearchOptions(msgspec.Struct, kw_only=True):
@@ -106,9 +106,6 @@ class SearchHandler(VectorHandler):
     def check_options(self, request):
         """Return the keywords of `Collection.search`; raise on what can't be had."""
         params = request.params or SearchParams()
-        for field, value in (("params.nprobe", params.nprobe), ("params.rerank", params.rerank)):
-            if value is not None:
-                raise NotSupported(f"the field {field!r} is not supported yet")
         if not 1 <= request.k <= self.limits.max_k:
             raise InvalidArgument(f"invalid k: {request.k}, expected 1 to {self.limits.max_k}")
         check_filter(request.filters)
@@ -118,6 +115,8 @@ class SearchHandler(VectorHandler):
         return {
             "filter": request.filters,
             "search_list_size": params.search_list_size,
+            "nprobe": params.nprobe,
+            "rerank": params.rerank,
             "exact": request.exact,
             "include_vector": request.include_vector,
             "min_score": request.min_score,
@@ -139,7 +138,9 @@ class SearchHandler(VectorHandler):
         for name in ("min_offset", "group_limit"):
             fields[name] = self.query_int(name)
         fields["group_by"] = self.query_text("group_by")
-        fields["params"] = SearchParams(search_list_size=self.query_int("search_list_size"))
+        fields["params"] = SearchParams(
+            *(self.query_int(name) for name in SearchParams.__struct_fields__)
+        )
         fields["filters"] = _filter_text(self.query_text("filters"))
         fields["min_score"] = _number("min_score", self.query_text("min_score"))
         return SearchOptions(**fields)
@@ -246,7 +247,9 @@ _QUERY = tuple(
         ("explain", bool, "add the receipt."),
         ("min_score", float, "leave out hits that score less."),
         ("min_offset", int, "wait until this offset is readable."),
-        ("search_list_size", int, "L of the graph walk."),
+        ("search_list_size", int, "L of a graph walk."),
+        ("nprobe", int, "cells to look into."),
+        ("rerank", int, "rows of them measured exactly at most."),
         ("group_by", str, "dotted path into meta."),
         ("group_limit", int, "hits of each group."),
     )

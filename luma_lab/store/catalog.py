@@ -11,7 +11,7 @@ _COLUMNS = (
     "meta_indexes"
 )
 # Stands among the index parameters, so that labs written before it need no other format.
-TEXT = "text"
+TEXT, EMBEDDER = "text", "embedder"
 
 
 class CollectionRow(NamedTuple):
@@ -20,7 +20,8 @@ class CollectionRow(NamedTuple):
     `rows` counts committed matrix rows, live and dead; `live` the points; `upserts` every
     point ever written. `kind` and `params` are what the user asked for, `index_name` is the
     directory of the index in use. `text` is what makes the points searchable by words, see
-    `luma_lab.engine.text_settings`, or None.
+    `luma_lab.engine.text_settings`, or None; `embedder` the stamp of what makes the vectors,
+    see `luma_lab.engine.stamps`, or None.
     """
 
     uid: int
@@ -41,6 +42,7 @@ class CollectionRow(NamedTuple):
     index_built_ms: int | None
     meta_indexes: list[str]
     text: dict[str, Any] | None = None
+    embedder: dict[str, Any] | None = None
 
 
 def read_all(connection):
@@ -110,11 +112,25 @@ def set_index(connection, uid, index_name, rows, offset, built_ms):
     )
 
 
+def set_generation(connection, uid, generation, rows, now_ms):
+    """Store which generation of the matrix holds the rows, and how many; forget older checksums."""
+    connection.execute(
+        "UPDATE luma_collections SET generation=?, rows=?, updated_at_ms=? WHERE uid=?",
+        (generation, rows, now_ms, uid),
+    )
+    connection.execute("DELETE FROM luma_blocks WHERE uid=? AND generation<>?", (uid, generation))
+
+
+def read_generation(connection, uid):
+    """Return the generation of a collection by its uid, None when it is gone."""
+    return connection.execute("SELECT generation FROM luma_collections WHERE uid=?", (uid,)).get
+
+
 def set_params(connection, uid, params):
     """Store the index parameters of a collection."""
+    kept = ", ".join(f"'{name}', json_extract(params, '$.{name}')" for name in (TEXT, EMBEDDER))
     connection.execute(
-        "UPDATE luma_collections SET params="
-        f"json_patch(?, json_object('{TEXT}', json_extract(params, '$.{TEXT}'))) WHERE uid=?",
+        f"UPDATE luma_collections SET params=json_patch(?, json_object({kept})) WHERE uid=?",
         (codec.encode(params).decode(), uid),
     )
 
@@ -128,6 +144,14 @@ def set_text(connection, uid, text):
     connection.execute(
         f"UPDATE luma_collections SET params=json_set({bare}, '$.{TEXT}', json(?)) WHERE uid=?",
         (codec.encode(text).decode(), uid),
+    )
+
+
+def set_embedder(connection, uid, stamp):
+    """Store the stamp of what makes a collection's vectors."""
+    connection.execute(
+        f"UPDATE luma_collections SET params=json_set(params, '$.{EMBEDDER}', json(?)) WHERE uid=?",
+        (codec.encode(stamp).decode(), uid),
     )
 
 
@@ -159,4 +183,4 @@ def _row(values):
     values = list(values)
     values[5] = codec.decode(values[5])
     values[16] = codec.decode(values[16])
-    return CollectionRow(*values, values[5].pop(TEXT, None))
+    return CollectionRow(*values, values[5].pop(TEXT, None), values[5].pop(EMBEDDER, None))

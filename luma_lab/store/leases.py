@@ -43,3 +43,8 @@ def holder(connection, name, now_ms):
         "SELECT owner FROM luma_leases WHERE name=? AND expires_at_ms > ?", (name, now_ms)
     ).fetchone()
     return row[0] if row else None
+
+
+def owner(connection, name):
+    """Return who took a lease last and did not give it back, expired or not, or None."""
+    return connection.execute("SELECT owner FROM luma_leases WHERE name=?", (name,)).get

@@ -161,6 +161,19 @@ def read_point(connection, uid, id):
     return None if row is None else _point_row(row)
 
 
+def ids_at(connection, uid, rows):
+    """Return a dict from matrix row to id, of those of `rows` that are alive."""
+    found = {}
+    for start in range(0, len(rows), ROWS_A_QUERY):
+        part = [uid << ROW_BITS | row for row in rows[start : start + ROWS_A_QUERY]]
+        marks = ",".join("?" * len(part))
+        found |= connection.execute(
+            f"SELECT point & {(1 << ROW_BITS) - 1}, id FROM luma_points WHERE point IN ({marks})",
+            part,
+        )
+    return found
+
+
 def read_points_at(connection, uid, rows):
     """Return a dict from matrix row to `PointRow`, of those of `rows` that are alive."""
     found = {}
@@ -210,24 +223,21 @@ def ids_where(connection, condition, bindings):
 
 def points_range(uid):
     """Return the SQL that says where a collection's points lie."""
-    return f"point >= {uid << ROW_BITS} AND point < {(uid + 1) << ROW_BITS}"
+    return "point >= {} AND point < {}".format(*point_range(uid))
+
+
+def point_range(uid):
+    """Return (first, end): between which keys a collection's points lie."""
+    return uid << ROW_BITS, (uid + 1) << ROW_BITS
 
 
 def live_rows(connection, uid):
     """Return the ascending list of matrix rows of every point of a collection."""
     rows = connection.execute(
         "SELECT point FROM luma_points WHERE point >= ? AND point < ? ORDER BY point",
-        (uid << ROW_BITS, (uid + 1) << ROW_BITS),
+        point_range(uid),
     )
     return [point & ((1 << ROW_BITS) - 1) for (point,) in rows]
-
-
-def revisions_by_row(connection, uid):
-    """Return (rows, revisions) of every point of a collection: lists, ascending by row."""
-    found = connection.execute(
-        f"SELECT point, revision FROM luma_points WHERE {points_range(uid)} ORDER BY point"
-    ).fetchall()
-    return [point & ((1 << ROW_BITS) - 1) for point, _ in found], [at for _, at in found]
 
 
 def points_at(connection, uid, rows):
@@ -240,7 +250,7 @@ def ids_by_row(connection, uid):
     """Return the list of (row, id) of every point of a collection, ascending by row."""
     rows = connection.execute(
         "SELECT point, id FROM luma_points WHERE point >= ? AND point < ? ORDER BY point",
-        (uid << ROW_BITS, (uid + 1) << ROW_BITS),
+        point_range(uid),
     )
     return [(point & ((1 << ROW_BITS) - 1), id) for point, id in rows]
 

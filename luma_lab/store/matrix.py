@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 
-from luma_lab.errors import CorruptStore, StoreClosed
+from luma_lab.errors import CorruptStore, RowsGone, StoreClosed
 from luma_lab.files import DISK
 
 BLOCK_ROWS = 1024
@@ -79,6 +79,8 @@ class Matrix:
                 self._refuse_closed()
                 try:
                     room = os.stat(self.path).st_size // self._row_bytes
+                except FileNotFoundError as error:
+                    raise RowsGone(f"{self.path}: {error.strerror}") from None
                 except OSError as error:
                     raise CorruptStore(f"{self.path}: {error.strerror}") from None
                 if room < count:
@@ -113,6 +115,8 @@ class Matrix:
                         self._disk.sync_directory(self.path.parent.parent.parent)
                         self._disk.sync_directory(self.path.parent.parent)
                     fresh = create and not self.path.exists()
+                    if not create and not self.path.exists():
+                        raise RowsGone(f"{self.path}: No such file or directory")
                     self._descriptor = self._disk.open(self.path, create=create)
                     if fresh:
                         self._disk.sync_directory(self.path.parent)

@@ -6,6 +6,7 @@ import pytest
 from luma_lab.errors import InvalidArgument, UnknownName
 from luma_lab.index import TextIndex
 from luma_lab.index.analyzer import Analyzer
+from luma_lab.index.letters import without_accents
 
 # Words that must find each other, either way.
 SPANISH_PAIRS = [
@@ -20,6 +21,16 @@ SPANISH_PAIRS = [
     ("casa", "casas"), ("libro", "libros"), ("mujer", "mujeres"), ("lento", "lentamente"),
     ("cigüeña", "ciguenas"), ("señor", "señores"), ("montaña", "montanas"),
 ]  # fmt: skip
+# Words that must be found by whoever leaves out their accents and tildes, and find such texts.
+# Snowball alone parts the second half from their accentless selves.
+ACCENTED = [
+    "campaña", "año", "años", "niño", "español", "señal", "sueño", "baño", "pequeño", "contraseña",
+    "política", "políticas", "canción", "razón", "público", "música", "teléfono", "número",
+    "página", "última", "rápido", "difícil", "según", "sofá", "pingüino", "vergüenza", "imágenes",
+    "jóvenes", "búsqueda", "configuración",
+    "compañía", "compañías", "inglés", "francés", "alemán", "también", "después", "aquí", "además",
+    "jamás", "corrió", "comió", "averigüe",
+]  # fmt: skip
 # Query, what must come first, what must not come before it.
 FIRST = [
     ("año", "año", "ano"), ("ano", "ano", "año"), ("años", "años", "anos"), ("año", "años", "ano"),
@@ -32,6 +43,7 @@ ENGLISH_PAIRS = [("run", "running"), ("index", "indexes"), ("city", "cities"), (
 
 def test_there_are_forty_pairs():
     assert len(set(SPANISH_PAIRS)) == 40
+    assert len(set(ACCENTED)) > 40
 
 
 @pytest.mark.parametrize(("one", "other"), SPANISH_PAIRS)
@@ -39,6 +51,17 @@ def test_spanish_words_find_each_other_both_ways(one, other):
     index = TextIndex("es").build([f"un {one} aquí", f"el {other} allí", "otra cosa"])
     for query in (one, other):
         assert sorted(index.search(query).rows.tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("word", ACCENTED)
+def test_words_with_and_without_accents_find_each_other_the_one_asked_for_first(word):
+    plain = without_accents(word)
+    assert plain != word
+    index = TextIndex("es").build([f"un {plain} aquel", f"un {word} aquel", "otra cosa"])
+    for query, rows in ((word, [1, 0]), (plain, [0, 1]), (word.upper(), [1, 0])):
+        assert index.search(query).rows.tolist() == rows
+    alone = TextIndex("es").build([f"un {word} aquel", "otra cosa"])
+    assert alone.search(plain).rows.tolist() == [0]
 
 
 @pytest.mark.parametrize(("query", "first", "second"), FIRST)

@@ -11,7 +11,7 @@ from index_contract import brute_force, clustered, every_metric
 from test_vamana import check_graph
 
 from luma_lab import errors
-from luma_lab.index import VamanaIndex
+from luma_lab.index import VamanaIndex, graph
 
 SMALL = {"max_degree": 16, "build_list_size": 40}
 every_quantizer = pytest.mark.parametrize("quantizer", ["q8", None])
@@ -262,6 +262,23 @@ class Changes(RuleBasedStateMachine):
         size = max(1, self.index.total_rows)
         found = self.index.search(np.ones(4), k=size, search_list_size=max(64, size))
         assert sorted(row for row in found.rows[0].tolist() if row >= 0) == sorted(self.kept)
+
+    @invariant()
+    def all_that_lives_and_matches_is_found_by_scan_and_by_walk(self):
+        if not hasattr(self, "index"):
+            return
+        total = self.index.total_rows
+        mask = np.arange(total) % 3 > 0
+        wanted = sorted(row for row in self.kept if mask[row])
+        scan, walk = graph.COMPARISONS_PER_PLACE, 1e-6
+        for cost, how in ((scan, {"rows": np.flatnonzero(mask)}), (walk, {"mask": mask})):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(graph, "COMPARISONS_PER_PLACE", cost)
+                found = self.index.search(np.ones(4), max(1, total), **how)
+                assert sorted(row for row in found.rows[0].tolist() if row >= 0) == wanted
+                few = self.index.search(np.ones(4), 3, search_list_size=3, **how)
+                assert (few.rows >= 0).sum() == min(3, len(wanted))
+                assert {*few.rows[0].tolist()} <= {*wanted, -1}
 
 
 TestChanges = Changes.TestCase

@@ -64,11 +64,6 @@ TEXT_FIELDS = tuple(
         ("invalid_filter", "a..b", {"text_fields": ["a..b"]}),
     )
 )  # fmt: skip
-UNBUILT_FIELDS = tuple(
-    bad(f"the index {kind} is not built yet", 501, "not_supported", kind, url="/v1/vector/other",
-        json={"dim": 2, "metric": "l2", "index": kind})
-    for kind in ("ivf", "diskann")
-)  # fmt: skip
 COLLECTIONS = (
     Route("GET", "/v1/vector", "read", waits="query", confined="open", cases=(good(),)),
     Route("GET", C, "read", waits="query", lacks=LACKS, cases=(good(),)),
@@ -88,13 +83,15 @@ COLLECTIONS = (
                 json={"dim": 2, "metric": "l2", "params": {"max_degre": 3}}),
             bad("a parameter out of range", 400, says="max_degree", url="/v1/vector/other",
                 json={"dim": 2, "metric": "l2", "params": {"max_degree": -3}}),
+            *(bad(f"{name} does not fit {kind}", 400, says="does not fit", url="/v1/vector/other",
+                  json={"dim": 2, "metric": "l2", "index": kind, "params": {name: 3}})
+              for kind, name in (("ivf", "max_degree"), ("vamana", "nlist"), ("flat", "nprobe"))),
             bad("an index on no path", 400, "invalid_filter", url="/v1/vector/other",
                 json={"dim": 2, "metric": "l2", "meta_indexes": ["a..b"]}),
             shape("an index on no text", "meta_indexes[0]", url="/v1/vector/other",
                   json={"dim": 2, "metric": "l2", "meta_indexes": [5]}),
             shape("a metric in capitals", "metric", url="/v1/vector/other",
                   json={"dim": 2, "metric": "L2"}),
-            *UNBUILT_FIELDS,
             *TEXT_FIELDS,
         ),
     ),
@@ -269,14 +266,4 @@ POINTS = (
         ),
     ),
 )  # fmt: skip
-UNBUILT = (
-    Route(
-        "POST", C + "/query", "write", confined="open", operation=False,
-        cases=(bad("is not built yet", 501, "not_supported", "query", json={}),),
-    ),
-    Route(
-        "POST", C + "/compact", "write", confined="open", operation=False,
-        cases=(bad("is not built yet", 501, "not_supported", "compact", json={}),),
-    ),
-)  # fmt: skip
-ROUTES = COLLECTIONS + POINTS + UNBUILT
+ROUTES = COLLECTIONS + POINTS

@@ -335,7 +335,20 @@ class TestVectors:
         assert tuned["params"]["search_list_size"] == 99
         assert ok(filled.post(f"{V}/index/drop"))["dropped"] is True
         assert ok(filled.post(f"{V}/index/drop"))["dropped"] is False
-        refused(filled.post(f"{V}/index/build", json={"kind": "ivf"}), 501, "not_supported")
+        built = ok(filled.post(f"{V}/index/build", json={"kind": "ivf", "wait": True}))["job"]
+        assert built["result"]["kind"] == ok(filled.get(f"{V}/index/status"))["kind"] == "ivf"
+        found = ok(
+            filled.post(
+                f"{V}/search",
+                json={
+                    "vector": [1, 0],
+                    "k": 2,
+                    "explain": True,
+                    "params": {"nprobe": 1, "rerank": 5},
+                },
+            )
+        )
+        assert found["receipt"]["params"] == {"k": 2, "nprobe": 1, "rerank": 5}
         refused(filled.post(f"{V}/index/build", json={"kind": "tree"}), 422, "invalid_argument")
 
 
@@ -356,8 +369,8 @@ class TestSearch:
                 client.post(
                     "/search/ingest", json={"document": {"id": 1, "content": "x", "metadata": {}}}
                 ),
-                501,
-                "not_supported",
+                409,
+                "conflict",
             )
 
             def ids(**body):
@@ -376,11 +389,15 @@ class TestSearch:
             refused(
                 client.post("/search", json={"query": "x", "top_k": 0}), 400, "invalid_argument"
             )
-            refused(client.post("/search", json={"query": "plain words"}), 501, "not_supported")
+            # Without an embedder a plain query is one for words.
+            found = ok(client.post("/search", json={"query": "text", "top_k": 2}))["results"]
+            assert len(found) == 2 and all(r["score"] > 0 for r in found)
 
-    def test_test_vectors_need_to_be_allowed(self, client):
-        refused(client.post("/search", json={"query": "TEST_VEC:1.0"}), 501, "not_supported")
-        assert ok(client.post("/search", json={"query": "", "vector": [1.0]}))["results"] == []
+    def test_test_vectors_need_to_be_allowed(self, serve):
+        with serve(embedder="none").client() as client:
+            refused(client.post("/search", json={"query": "TEST_VEC:1.0"}), 501, "not_supported")
+            refused(client.post("/search", json={"query": "plain"}), 501, "not_supported")
+            assert ok(client.post("/search", json={"query": "", "vector": [1.0]}))["results"] == []
 
 
 class TestKeys:
@@ -566,7 +583,7 @@ def test_successful_answers_are_what_their_operations_say(filled):
         "/scroll": {"include_vector": True},
         "/get_batch": {"ids": ["1", "no"]},
         "/count": {},
-        "/query": {"sql": "SELECT 1 AS a"},
+        "/query": {"sql": "SELECT 1 AS a", "vector": [1, 0], "k": 2, "explain": True},
     }  # fmt: skip
     for operation in all_operations():
         if operation.answer_media != "application/json" or operation.path in ("/search",):

@@ -208,11 +208,11 @@ def test_a_build_answers_when_the_graph_answers_searches(client):
     )
     built = client.post("/v1/vector/g/diskann/build", json={"max_degree": 24}).json()
     assert built["ok"] is True and built["status"]["available"] is True
-    assert built["status"]["kind"] == "vamana" and built["status"]["graph_files"]
+    assert built["status"]["kind"] == "diskann" and built["status"]["graph_files"]
     assert built["params"]["max_degree"] == 24 and built["params"]["search_list_size"] == 64
     body = {"vector": base[3].tolist(), "k": 10, "explain": True}
     found = client.post("/v1/vector/g/search", json=body).json()
-    assert found["receipt"]["exact"] is False and found["receipt"]["kind"] == "vamana"
+    assert found["receipt"]["exact"] is False and found["receipt"]["kind"] == "diskann"
     exact = np.argsort(np.square(base - base[3]).sum(axis=1))[:10]
     assert len({hit["id"] for hit in found["hits"]} & {f"p{i}" for i in exact}) >= 9
     assert found["receipt"]["fingerprint"] == built["status"]["fingerprint"]
@@ -265,7 +265,7 @@ def test_a_client_that_leaves_does_not_cancel_the_build(client, server):
         while not server.lab.jobs() and time.monotonic() < deadline:
             time.sleep(0.005)
     (job,) = server.lab.jobs()
-    assert job.result(timeout=60)["kind"] == "vamana"
+    assert job.result(timeout=60)["kind"] == "diskann"
     assert client.get("/v1/vector/g/diskann/status").json()["available"] is True
 
 
