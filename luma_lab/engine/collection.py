@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.engine import builds, embedding, hybrid, points, searching, texting
+from luma_lab.engine import builds, embedding, points, searching, texting
 from luma_lab.engine.embedding_verbs import EmbeddingVerbs
-from luma_lab.engine.text_settings import check_settings
+from luma_lab.engine.text_settings import check_settings, field_languages, field_weights
 from luma_lab.errors import InvalidArgument, LumaError
 from luma_lab.store import catalog, mappings
 from luma_lab.store.database import luma_errors
@@ -37,6 +37,7 @@ class CollectionInfo:
     meta_indexes: tuple[str, ...] = ()
     text_fields: dict[str, float] | None = None
     language: str | None = None
+    field_languages: dict[str, str] | None = None
     embedder: str | None = None
 
 
@@ -51,7 +52,7 @@ class VectorSnapshot(NamedTuple):
 class Collection(EmbeddingVerbs):
     """A collection of a lab; see :class:`PointVerbs` for reading and writing points.
 
-    :class:`EmbeddingVerbs` has what makes vectors of texts.
+    :class:`EmbeddingVerbs` has what makes vectors of texts, and hybrid search.
 
     Thread-safe. Every search sees every write acknowledged before it began, in any process.
     """
@@ -215,80 +216,6 @@ class Collection(EmbeddingVerbs):
             explain=explain,
         )
 
-    def search_hybrid(
-        self,
-        vector=None,
-        text=None,
-        k=10,
-        *,
-        fusion="rrf",
-        rrf_k=60,
-        weights=None,
-        candidates=None,
-        filter=None,
-        rerank=None,
-        group_by=None,
-        group_limit=1,
-        min_offset=None,
-        include_vector=False,
-        explain=False,
-    ):
-        """Find the `k` points that a vector and a text together find best.
-
-        Parameters
-        ----------
-        vector : array of shape (dim,), optional
-            Left out, the text is embedded where the collection has a fitted embedder.
-        text : str, optional
-            As in :meth:`search_text`, where the collection has text fields. At least one of the
-            two is needed; with only one branch to be had that one alone answers.
-        fusion : {"rrf", "weighted", "distribution"}, or dict with method, k, weights
-            See `luma_lab.engine.fusion`.
-        rrf_k : float
-            The larger, the less the first ranks stand out; for ``"rrf"``.
-        weights : dict, optional
-            Of the branches: ``{"vector": 1, "text": 1}``. What only a branch of weight 0 finds
-            is left out.
-        candidates : int, optional
-            How deep each branch looks; by default 100, or 4 times `k` where that is more.
-        rerank : callable, optional
-            ``rerank(text, hits) -> scores`` puts all fused candidates in a new order.
-        k, filter, group_by, group_limit, min_offset, include_vector, explain
-            As in :meth:`search`. There are always min(k, matches) hits, where what either branch
-            finds is a match.
-
-        Returns
-        -------
-        Hits
-            Of `luma_lab.engine.hybrid.HybridHit`, best first, equal ones by id: each with
-            ``branches``, its rank, score and weight in ``"vector"`` and ``"text"``.
-
-        Raises
-        ------
-        CollectionNotFound, DimensionMismatch, InvalidArgument, InvalidFilter, UnknownName
-        NotSupported
-            A text alone, and the collection has neither text fields nor an embedder.
-        EmbedderUnavailable, EmbedderFailed, CorruptStore
-        """
-        return hybrid.search_hybrid(
-            self._parts,
-            self.name,
-            vector,
-            text,
-            k,
-            fusion=fusion,
-            rrf_k=rrf_k,
-            weights=weights,
-            candidates=candidates,
-            filter=filter,
-            rerank=rerank,
-            group_by=group_by,
-            group_limit=group_limit,
-            min_offset=min_offset,
-            include_vector=include_vector,
-            explain=explain,
-        )
-
     def explain_text(self, query, id):
         """Return the `luma_lab.index.scoring.Explanation` of a point's score, in float64.
 
@@ -298,19 +225,27 @@ class Collection(EmbeddingVerbs):
         """
         return texting.explain_text(self._parts, self.name, query, points.check_id(id))
 
-    def analyze(self, text):
-        """Return the tokens of a text: each word, its place, and the forms it is found by."""
-        return texting.analyze(self._parts, self.name, text)
+    def analyze(self, text, field=None):
+        """Return the tokens of a text: each word, its place, and the forms it is found by.
+
+        Parameters
+        ----------
+        text : str
+        field : str, optional
+            The text field whose language is taken; by default the collection's.
+        """
+        return texting.analyze(self._parts, self.name, text, field)
 
     def set_text_fields(self, text_fields, language=None, **text_options):
         """Make the points searchable by words, or by other words than before.
 
         Parameters
         ----------
-        text_fields : list of str, or dict of str to float, or None
-            Dotted paths into meta, with weights (default 1), at most 16. A list there counts
-            as its strings; what is missing, or is no text, as an empty text. None: text search
-            ends.
+        text_fields : list of str, or dict of str to float or dict, or None
+            Dotted paths into meta, with weights (default 1), at most 16. A field with a
+            language of its own has ``{"weight": 2.0, "language": "es"}`` for its weight. A list
+            in a meta counts as its strings; what is missing, or is no text, as an empty text.
+            None: text search ends.
         language : str, default "en"
             A Snowball language ("en", "es", "de", ...), or "none" for words as they are.
         **text_options
@@ -355,8 +290,9 @@ class Collection(EmbeddingVerbs):
             row.created_at_ms,
             row.updated_at_ms,
             tuple(row.meta_indexes),
-            dict(row.text["fields"]) if row.text else None,
+            field_weights(row.text) if row.text else None,
             row.text["language"] if row.text else None,
+            field_languages(row.text) if row.text else None,
             row.embedder["fingerprint"] or row.embedder["name"] if row.embedder else None,
         )
 

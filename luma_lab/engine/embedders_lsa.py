@@ -175,8 +175,6 @@ class LsaEmbedder:
         return features, np.cumsum(lengths)
 
     def _embed(self, texts, made):
-        from scipy.sparse import csr_matrix
-
         with self._lock:  # it learns the words that are new
             features, ends = self._features(texts)
             if len(self._lexicon.words) > SPARE_WORDS + 2 * len(self._columns):
@@ -186,15 +184,32 @@ class LsaEmbedder:
         before = np.concatenate([[0], np.cumsum(known)])
         ends = before[np.concatenate([[0], ends])]
         features = features[known]
-        counts = csr_matrix(
-            (np.ones(len(features)), features, ends), (len(texts), len(self._columns))
-        )
-        counts.sum_duplicates()
-        vectors = self._weigh(counts) @ self._components
+        if len(texts) == 1:
+            vectors = self._weigh_one(features)[None]
+        else:
+            vectors = self._weigh_many(features, ends) @ self._components
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         np.divide(vectors, lengths, out=vectors, where=lengths > 1e-6)
         vectors[lengths[:, 0] <= 1e-6] = 0
         made[:, : vectors.shape[1]] = vectors
+
+    def _weigh_one(self, features):
+        """Return the product of one text's TF-IDF row with the components, in a hurry."""
+        columns, counts = np.unique(self._columns[features], return_counts=True)
+        if len(columns) and columns[0] < 0:
+            columns, counts = columns[1:], counts[1:]
+        values = (1 + np.log(counts)).astype(np.float32) * self._idf[columns]
+        length = np.sqrt(np.square(values).sum()) or 1
+        return (values / length) @ self._components[columns]
+
+    def _weigh_many(self, features, ends):
+        from scipy.sparse import csr_matrix
+
+        counts = csr_matrix(
+            (np.ones(len(features)), features, ends), (len(ends) - 1, len(self._columns))
+        )
+        counts.sum_duplicates()
+        return self._weigh(counts)
 
     def _weigh(self, counts):
         """Return the TF-IDF rows of counts, each of length 1, as float32."""

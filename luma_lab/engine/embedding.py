@@ -8,6 +8,7 @@ from luma_lab import codec
 from luma_lab.engine import points
 from luma_lab.engine.embedders import as_embedder, probe_of, same_probe
 from luma_lab.engine.stamps import GIVEN, LSA, StaleVectors, Stamp, Texts, stamp_of
+from luma_lab.engine.text_settings import field_weights
 from luma_lab.errors import (
     Conflict,
     CorruptStore,
@@ -198,7 +199,7 @@ def check_fields(row, fields):
     if fields is None:
         stamp = stamp_of(row)
         if stamp is None and row.text is not None:
-            return [name for name, _ in row.text["fields"]]
+            return list(field_weights(row.text))
         if stamp is None:
             raise InvalidArgument(
                 f"fields is missing: which texts of a point of {row.name!r} are embedded? "

@@ -1,8 +1,8 @@
-"""What a collection has besides the verbs of points: an embedder that makes their vectors."""
+"""What joins texts and vectors in a collection: its embedder, and search by both."""
 
 from functools import partial
 
-from luma_lab.engine import embedding, points, refitting, stamps
+from luma_lab.engine import embedding, hybrid, points, refitting, stamps
 from luma_lab.engine.point_verbs import PointVerbs
 from luma_lab.engine.stamps import StaleVectors
 from luma_lab.errors import LumaError, UnknownName
@@ -11,7 +11,7 @@ RETRIES = 8
 
 
 class EmbeddingVerbs(PointVerbs):
-    """Verbs of points that make the vectors left out, and those that set the embedder."""
+    """Verbs of points that make the vectors left out, those of the embedder, hybrid search."""
 
     _parts = None
 
@@ -76,6 +76,81 @@ class EmbeddingVerbs(PointVerbs):
         """
         parts = self._parts
         return self._again(lambda: embedding.embedder_of(parts, parts.follower.row(self.name)))
+
+    def search_hybrid(
+        self,
+        vector=None,
+        text=None,
+        k=10,
+        *,
+        fusion="rrf",
+        rrf_k=60,
+        weights=None,
+        candidates=None,
+        filter=None,
+        rerank=None,
+        group_by=None,
+        group_limit=1,
+        min_offset=None,
+        include_vector=False,
+        explain=False,
+    ):
+        """Find the `k` points that a vector and a text together find best.
+
+        Parameters
+        ----------
+        vector : array of shape (dim,), optional
+            Left out, the text is embedded where the collection has a fitted embedder.
+        text : str, optional
+            As in :meth:`search_text`, where the collection has text fields (of plain language
+            `luma_lab.index.textquery.as_words` takes the signs). At least one of the two is
+            needed; with only one branch to be had that one alone answers.
+        fusion : {"rrf", "weighted", "distribution"}, or dict with method, k, weights
+            See `luma_lab.engine.fusion`.
+        rrf_k : float
+            The larger, the less the first ranks stand out; for ``"rrf"``.
+        weights : dict, optional
+            Of the branches: ``{"vector": 1, "text": 1}``. What only a branch of weight 0 finds
+            is left out.
+        candidates : int, optional
+            How deep each branch looks; by default 100, or 4 times `k` where that is more.
+        rerank : callable, optional
+            ``rerank(text, hits) -> scores`` puts all fused candidates in a new order.
+        k, filter, group_by, group_limit, min_offset, include_vector, explain
+            As in :meth:`search`. There are always min(k, matches) hits, where what either branch
+            finds is a match.
+
+        Returns
+        -------
+        Hits
+            Of `luma_lab.engine.hybrid.HybridHit`, best first, equal ones by id: each with
+            ``branches``, its rank, score and weight in ``"vector"`` and ``"text"``.
+
+        Raises
+        ------
+        CollectionNotFound, DimensionMismatch, InvalidArgument, InvalidFilter, UnknownName
+        NotSupported
+            A text alone, and the collection has neither text fields nor an embedder.
+        EmbedderUnavailable, EmbedderFailed, CorruptStore
+        """
+        return hybrid.search_hybrid(
+            self._parts,
+            self.name,
+            vector,
+            text,
+            k,
+            fusion=fusion,
+            rrf_k=rrf_k,
+            weights=weights,
+            candidates=candidates,
+            filter=filter,
+            rerank=rerank,
+            group_by=group_by,
+            group_limit=group_limit,
+            min_offset=min_offset,
+            include_vector=include_vector,
+            explain=explain,
+        )
 
     def write_each(self, verb, items):
         """Apply items in one commit, see :meth:`PointVerbs.write_each`."""

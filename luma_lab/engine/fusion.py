@@ -7,6 +7,7 @@ a fused score alone says little: the best that `rrf` gives two branches is 0.033
 
 import math
 import numbers
+from operator import ge
 from typing import Any, NamedTuple
 
 import msgspec
@@ -43,7 +44,7 @@ class Fused(NamedTuple):
     branches: dict[str, Standing]
 
 
-def rrf(branches, *, k=RRF_K, weights=None):
+def rrf(branches, *, k=RRF_K, weights=None, limit=None):
     """Fuse by reciprocal rank: a hit scores the sum of ``weight / (k + rank)``.
 
     Scores of branches need not be comparable, for only their order counts.
@@ -57,6 +58,8 @@ def rrf(branches, *, k=RRF_K, weights=None):
     weights : dict of str to float, optional
         By branch, 0 to 1e9, not all 0; 1 for a branch left out. What only branches of weight
         0 found is left out.
+    limit : int, optional
+        Return only so many of the best.
 
     Returns
     -------
@@ -69,37 +72,41 @@ def rrf(branches, *, k=RRF_K, weights=None):
     """
     if not _is_number(k) or not 0 <= k < math.inf:
         raise InvalidArgument(f"the k of rrf is {k!r}: expected a number of at least 0")
-    return _fuse(branches, weights, lambda scores: [1 / (k + r) for r in range(1, len(scores) + 1)])
+
+    def count(scores):
+        return [1 / (k + rank) for rank in range(1, len(scores) + 1)]
+
+    return _fuse(branches, weights, count, limit=limit)
 
 
-def weighted(branches, *, weights=None):
+def weighted(branches, *, weights=None, limit=None):
     """Fuse by scores brought to one scale: the weighted mean of min-max normalised scores.
 
     In each branch the best hit counts 1, the worst 0 and the others in between; where all score
     the same (or there is but one) each counts 1. A hit counts 0 in a branch that did not find
     it. See :func:`rrf` for parameters and order; scores are from 0 to 1.
     """
-    return _fuse(branches, weights, min_max, mean=True)
+    return _fuse(branches, weights, min_max, mean=True, limit=limit)
 
 
-def distribution(branches, *, weights=None):
+def distribution(branches, *, weights=None, limit=None):
     """Fuse by scores brought to one scale by their distribution in each branch.
 
     Three standard deviations below the branch's mean count 0, three above 1, linear in between
     and cut off beyond; where all score the same each counts 0.5. One outlier moves the others
     less than in :func:`weighted`, and the last hit of a branch counts more than none.
     """
-    return _fuse(branches, weights, by_distribution, mean=True)
+    return _fuse(branches, weights, by_distribution, mean=True, limit=limit)
 
 
-def fuse(branches, method="rrf", *, k=RRF_K, weights=None):
+def fuse(branches, method="rrf", *, k=RRF_K, weights=None, limit=None):
     """Fuse by the name of the method, one of :data:`METHODS`; `k` is for ``"rrf"`` alone."""
     if method == "rrf":
-        return rrf(branches, k=k, weights=weights)
+        return rrf(branches, k=k, weights=weights, limit=limit)
     if method == "weighted":
-        return weighted(branches, weights=weights)
+        return weighted(branches, weights=weights, limit=limit)
     if method == "distribution":
-        return distribution(branches, weights=weights)
+        return distribution(branches, weights=weights, limit=limit)
     raise UnknownName("fusion", method, METHODS)
 
 
@@ -152,31 +159,46 @@ def check_weights(weights, names):
     return made
 
 
-def _fuse(branches, weights, count, mean=False):
+def _fuse(branches, weights, count, mean=False, limit=None):
     if not isinstance(branches, dict) or not branches:
         raise InvalidArgument(
             f"branches is {branches!r}: expected a dict of name to (ids, scores), not empty"
         )
     weights = check_weights(weights, tuple(branches))
     total = math.fsum(weights.values()) if mean else 1.0
-    found = {}
+    checked, counted = {}, []
     for name, branch in branches.items():
-        weight = weights[name]
-        ids, scores = _check_branch(name, branch)
-        if not ids:
-            continue
-        shares = count(scores)
-        for place, id in enumerate(ids):
-            standings, parts = found.setdefault(id, ({}, []))
-            standings[name] = Standing(place + 1, scores[place], weight)
-            if weight:
-                parts.append(weight * shares[place] / total)
-    # The exact sum: in whatever order parts were met, equal sets of them give equal scores.
-    fused = [
-        Fused(id, math.fsum(parts), standings) for id, (standings, parts) in found.items() if parts
-    ]
-    fused.sort(key=lambda hit: (-hit.score, hit.id))
+        ids, scores = checked[name] = _check_branch(name, branch)
+        if ids and weights[name]:
+            factor = weights[name] / total
+            counted.append((ids, [factor * share for share in count(scores)]))
+    sums = _sums(counted)
+    best = sorted(sums)
+    best.sort(key=sums.__getitem__, reverse=True)  # stable: equal ones stay in the order of ids
+    places = {name: {id: i for i, id in enumerate(ids)} for name, (ids, _) in checked.items()}
+    fused = []
+    for id in best[:limit]:
+        standings = {}
+        for name, (_, scores) in checked.items():
+            place = places[name].get(id)
+            if place is not None:
+                standings[name] = Standing(place + 1, scores[place], weights[name])
+        fused.append(Fused(id, sums[id], standings))
     return fused
+
+
+def _sums(counted):
+    """Return {id: sum of its shares}, which depends on the shares alone, not on their order."""
+    if len(counted) <= 2:  # so does the sum of two
+        sums = dict(zip(*counted[0], strict=True)) if counted else {}
+        for id, share in zip(*counted[1], strict=True) if len(counted) == 2 else ():
+            sums[id] = sums[id] + share if id in sums else share
+        return sums
+    parts = {}
+    for ids, shares in counted:
+        for id, share in zip(ids, shares, strict=True):
+            parts.setdefault(id, []).append(share)
+    return {id: math.fsum(shares) for id, shares in parts.items()}
 
 
 def _check_branch(name, branch):
@@ -191,14 +213,15 @@ def _check_branch(name, branch):
         seen = set()
         twice = next(id for id in ids if id in seen or seen.add(id))
         raise InvalidArgument(f"branch {name!r} holds id {twice!r} twice")
-    for place, score in enumerate(scores):
-        if not math.isfinite(score):
-            raise InvalidArgument(f"branch {name!r} holds the score {score}: expected finite ones")
-        if place and score > scores[place - 1]:
-            raise InvalidArgument(
-                f"branch {name!r} is not best first: rank {place + 1} scores {score}, the one "
-                f"before it {scores[place - 1]}"
-            )
+    if not all(map(math.isfinite, scores)):
+        bad = next(score for score in scores if not math.isfinite(score))
+        raise InvalidArgument(f"branch {name!r} holds the score {bad}: expected finite ones")
+    if not all(map(ge, scores, scores[1:])):
+        place = next(i for i in range(1, len(scores)) if scores[i] > scores[i - 1])
+        raise InvalidArgument(
+            f"branch {name!r} is not best first: rank {place + 1} scores {scores[place]}, the one "
+            f"before it {scores[place - 1]}"
+        )
     return ids, scores
 
 

@@ -206,13 +206,13 @@ def _fused(parts, name, asked, queries, depth):
                 asked.method,
                 k=asked.rrf_k,
                 weights={name: asked.weights[name] for name in branches},
+                limit=asked.k if asked.rerank is None and asked.groups is None else None,
             )
-            if asked.rerank is None and asked.groups is None:
-                fused = fused[: asked.k]
             started = time.perf_counter()
             hits = found.hits(fused)
             asked.times["fetch"] = _since(started)
-            return hits, found.most, _receipt(found, asked, depth, branches)
+            receipt = _receipt(found, asked, depth, branches) if asked.explain else None
+            return hits, found.most, receipt
     raise LumaError(f"collection {name!r} changes too fast for a hybrid search: try again")
 
 
@@ -243,7 +243,7 @@ class _Found:
         self.parts, self.connection, self.row = parts, connection, row
         self.moment, self.rows, self.asked, self.queries = moment, rows, asked, queries
         self.snapshot = self.candidates = None
-        self.points = {}  # by matrix row: (id, meta as JSON text)
+        self.ids = {}  # by matrix row
         self.row_of = {}
 
     @property
@@ -292,12 +292,12 @@ class _Found:
 
     def _named(self, rows, scores):
         """Return (ids, scores) of the rows that are points, by score and then by id."""
-        new = [row for row in rows if row not in self.points]
-        self.points |= read_nearest(self.connection, self.row.uid, new)
+        new = [row for row in rows if row not in self.ids]
+        self.ids |= mappings.ids_at(self.connection, self.row.uid, new)
         named = [
-            (-score, self.points[row][0], row)
+            (-score, self.ids[row], row)
             for row, score in zip(rows, scores, strict=True)
-            if row in self.points
+            if row in self.ids
         ]
         named.sort()
         self.row_of |= {id: row for _, id, row in named}
@@ -308,10 +308,11 @@ class _Found:
         matrix = None
         if self.asked.include_vector:
             matrix = self.parts.matrices.checked(self.connection, self.row)
+        rows = [self.row_of[hit.id] for hit in fused]
+        points = read_nearest(self.connection, self.row.uid, rows)
         made = []
-        for id, score, branches in fused:
-            row = self.row_of[id]
-            meta = self.points[row][1]
+        for row, (id, score, branches) in zip(rows, fused, strict=True):
+            meta = points[row][1]
             meta = None if meta == "null" else codec.decode(meta)
             vector = None if matrix is None else matrix.read(row)
             made.append(HybridHit(id, score, meta, vector, branches, score))

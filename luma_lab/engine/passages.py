@@ -18,6 +18,7 @@ from luma_lab.errors import (
     NotSupported,
     UnknownName,
 )
+from luma_lab.index.textquery import as_words
 
 COLLECTION = "documents"
 LSA_DIM = 256
@@ -117,6 +118,7 @@ def search(
     Parameters
     ----------
     query : str
+        Plain language: quotes and signs have no meaning of their own.
     vector : array of shape (dim,), or None
         None: the query is embedded by the collection's embedder.
     mode : {"vector", "text", "hybrid"}, optional
@@ -159,10 +161,10 @@ def search(
     if mode == "vector":
         hits = collection.search(vector, k, filter=condition, exact=whole)
     elif mode == "text":
-        hits = collection.search_text(query, k, filter=condition)
+        hits = collection.search_text(as_words(query), k, filter=condition)
     else:
         hits = collection.search_hybrid(
-            vector, query, k, filter=condition, candidates=k if whole else None
+            vector, as_words(query), k, filter=condition, candidates=k if whole else None
         )
     found = [
         Passage(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from luma_lab.engine.text_settings import Texts, make_index
-from luma_lab.errors import CorruptStore
+from luma_lab.errors import Conflict, CorruptStore
 from luma_lab.store import log as event_log
 from luma_lab.store import mappings
 
@@ -155,9 +155,19 @@ class TextCache:
         ----------
         connection : apsw.Connection
             Inside the read transaction that read the catalog row `row`.
+
+        Raises
+        ------
+        Conflict
+            The cache is later, and of a matrix that was compacted since.
         """
         head = event_log.read_head(connection)
         if self._sound and head.offset < self.applied and head.epoch == self._epoch:
+            if self._counters.generation != row.generation:
+                raise Conflict(
+                    f"collection {row.name!r} was compacted after the transaction began: "
+                    "begin it again"
+                )
             return self._now()
         counters = Counters(row.generation, row.rows, row.live, row.upserts)
         if not self._sound or self._counters != counters or self._epoch != head.epoch:
@@ -180,7 +190,7 @@ class TextCache:
         """Return whether :meth:`tidy` has something to do; asked from time to time."""
         moment = self._moment
         if moment is None:
-            return False
+            return True  # someone's time limit passed while it was made
         self._rests = moment.index is self._seen  # nothing was written since the last look
         self._seen = moment.index
         return moment.index.segments >= MANY_SEGMENTS or self._is_sparse or self._can_rest

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -9,13 +10,22 @@ import apsw
 
 from luma_lab.engine import text_files
 from luma_lab.engine.text_cache import Moment, TextCache
-from luma_lab.errors import CollectionNotFound, LeaseHeld, LumaError, NotSupported, StoreClosed
-from luma_lab.store import catalog, leases
+from luma_lab.engine.text_settings import field_languages, field_weights
+from luma_lab.errors import (
+    CollectionNotFound,
+    LeaseHeld,
+    LumaError,
+    NotSupported,
+    StoreClosed,
+    WaitTimeout,
+)
+from luma_lab.store import catalog, deadline, leases
 from luma_lab.store import log as event_log
 from luma_lab.store.catalog import CollectionRow
 
 # Changes since an index was saved, at least and as a share of it, at which it is saved again.
 LEAST_UNSAVED, SHARE_UNSAVED = 2000, 0.1
+REST_SECS = 60.0  # after upkeep failed
 log = logging.getLogger(__name__)
 
 
@@ -38,6 +48,7 @@ class TextCaches:
     def __init__(self, parts):
         self._parts = parts
         self._caches, self._uids = {}, {}
+        self._rest_until, self._not_due = {}, {}
         self._lock = threading.Lock()
         self._worker = None
         self._stopped = False
@@ -57,7 +68,7 @@ class TextCaches:
         if connection.in_transaction:
             row = required(connection, name)
             cache = self._cache(row.uid)
-            with cache.lock:
+            with _locked(cache, name):
                 moment = self._moment(cache, connection, row)
             yield Reading(connection, row, moment)
             return
@@ -66,7 +77,7 @@ class TextCaches:
             if uid is None:
                 uid = self._uids[name] = required(connection, name).uid
             cache = self._cache(uid)
-            with cache.lock:
+            with _locked(cache, name):
                 # Begun behind the lock: so no other thread is ahead of what this one sees.
                 connection.execute("BEGIN")
                 try:
@@ -120,7 +131,13 @@ class TextCaches:
         for uid in set(self._caches) - {row.uid for row in rows}:
             self._caches.pop(uid, None)
             self._uids.clear()
-        work = [row.name for row in rows if self._is_untidy(row) or self._is_due(row)]
+        now = time.monotonic()
+        work = [
+            row
+            for row in rows
+            if self._rest_until.get(row.uid, 0) <= now
+            and (self._is_untidy(row) or self._is_due(row))
+        ]
         with self._lock:
             if work and not self._stopped:
                 self._worker = threading.Thread(
@@ -148,13 +165,23 @@ class TextCaches:
         if cache.needs(row.text):
             head = event_log.read_head(connection)
             cache.start(row.text, text_files.load_latest(self.home(row.uid), row.text, head))
+            self._not_due.pop(row.uid, None)
         return cache.moment(connection, row)
 
     def _is_untidy(self, row):
         cache = self._caches.get(row.uid)
-        return cache is not None and cache.index is not None and cache.needs_tidying()
+        return cache is not None and cache.needs_tidying()
 
     def _is_due(self, row):
+        state = row.text, row.generation, row.live, row.upserts
+        if self._not_due.get(row.uid) == state:
+            return False  # nothing happened since the last look at the files
+        if not self._changed_much(row):
+            self._not_due[row.uid] = state
+            return False
+        return True
+
+    def _changed_much(self, row):
         saved = text_files.saved_counters(self.home(row.uid), row.text)
         if saved is None:
             return row.live >= LEAST_UNSAVED
@@ -164,10 +191,11 @@ class TextCaches:
             or saved.generation != row.generation
         )
 
-    def _work(self, names):
-        for name in names:
+    def _work(self, rows):
+        for row in rows:
             if self._stopped:
                 return
+            name = row.name
             try:
                 with self.reading(name) as reading:
                     row = reading.row
@@ -179,8 +207,10 @@ class TextCaches:
             except LeaseHeld:
                 continue  # another process is at it
             except LumaError as error:
+                self._rest_until[row.uid] = time.monotonic() + REST_SECS
                 log.warning("the text index of %r was not saved (%s); trying again", name, error)
             except Exception:
+                self._rest_until[row.uid] = time.monotonic() + REST_SECS
                 log.exception("the text index of %r was not saved; trying again", name)
 
     def _save(self, row):
@@ -192,6 +222,18 @@ class TextCaches:
             text_files.save(self.home(row.uid), arrays, manifest)
         finally:
             parts.writer.run(lambda unit: leases.release(unit.connection, lease, owner))
+
+
+@contextmanager
+def _locked(cache, name):
+    """Hold a cache's lock in the block; wait for it no longer than the thread's time limit."""
+    left = deadline.left()
+    if not cache.lock.acquire(timeout=-1 if left is None else left):
+        raise WaitTimeout(f"the text index of {name!r} is still being made: try again later")
+    try:
+        yield
+    finally:
+        cache.lock.release()
 
 
 def required(connection, name):
@@ -219,7 +261,8 @@ def text_status(parts, row):
         return None
     return {
         "language": row.text["language"],
-        "fields": dict(row.text["fields"]),
+        "fields": field_weights(row.text),
+        "field_languages": field_languages(row.text),
         "documents": row.live,
         **parts.texts.sizes(row.uid),
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from luma_lab.engine.text_cache import Counters
 from luma_lab.errors import CorruptStore, LumaError
-from luma_lab.files import directory_bytes, load_arrays, read_manifest, save_arrays
+from luma_lab.files import MANIFEST, directory_bytes, load_arrays, read_manifest, save_arrays
 
 PREFIX = "text-"
 log = logging.getLogger(__name__)
@@ -77,6 +77,22 @@ def saved_counters(home, settings):
         except (CorruptStore, KeyError, TypeError):
             continue
     return None
+
+
+def problems(home, checked):
+    """Yield what is wrong with saved indexes, in words, and count them in a dict."""
+    for _, path in _by_offset(home):
+        try:
+            read_manifest(path)
+        except CorruptStore:
+            if not (path / MANIFEST).exists():
+                continue  # it is being written, or was not to its end
+        try:
+            load_arrays(path)
+        except (LumaError, OSError) as error:
+            if path.exists():  # and not replaced meanwhile
+                yield f"text index {path.name}: {error}"
+        checked["text indexes"] = checked.get("text indexes", 0) + 1
 
 
 def save(home, arrays, manifest):

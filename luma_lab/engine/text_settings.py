@@ -4,10 +4,11 @@ import msgspec
 
 from luma_lab.engine import filters
 from luma_lab.engine.grouping import dig
-from luma_lab.errors import InvalidArgument
+from luma_lab.errors import InvalidArgument, UnknownName
 
 MAX_FIELDS = 16
 DEFAULT_LANGUAGE = "en"
+FIELD_OPTIONS = ("weight", "language")
 _decoder = msgspec.json.Decoder()
 
 
@@ -51,6 +52,10 @@ def check_settings(
     settings = {"fields": _check_fields(text_fields), "language": DEFAULT_LANGUAGE, **options}
     index = make_index(settings)
     settings["language"] = index.language
+    settings["fields"] = [
+        [name, weight, *([] if own == index.language else [own])]
+        for (name, weight), own in zip(index.fields.items(), index.field_languages, strict=True)
+    ]
     for name in ("k1", "b"):
         if name in settings:
             settings[name] = getattr(index.model, name)
@@ -62,12 +67,21 @@ def make_index(settings, *, deferred=False):
     from luma_lab.index import TextIndex
 
     options = {name: value for name, value in settings.items() if name != "fields"}
-    return TextIndex(fields=field_weights(settings), deferred=deferred, **options)
+    fields = {
+        name: {"weight": weight, **({"language": own[0]} if own else {})}
+        for name, weight, *own in settings["fields"]
+    }
+    return TextIndex(fields=fields, deferred=deferred, **options)
 
 
 def field_weights(settings):
     """Return a dict from path to weight."""
-    return {name: weight for name, weight in settings["fields"]}
+    return {name: weight for name, weight, *_ in settings["fields"]}
+
+
+def field_languages(settings):
+    """Return a dict from path to language, of the fields that have one of their own."""
+    return {name: own[0] for name, _, *own in settings["fields"] if own}
 
 
 class Texts:
@@ -80,7 +94,7 @@ class Texts:
     """
 
     def __init__(self, settings):
-        self._paths = [(name, filters.split_path(name)) for name, _ in settings["fields"]]
+        self._paths = [(name, filters.split_path(name)) for name, *_ in settings["fields"]]
 
     def of(self, meta):
         """Return a dict with the text of each field; what is no text is an empty one.
@@ -108,9 +122,12 @@ def _text(value):
 
 
 def _check_fields(text_fields):
-    """Return fields as a list of [name, weight], checked but for the weights' values."""
+    """Return fields as a list of [name, weight] or [name, weight, language].
+
+    Checked but for the values of weights and languages.
+    """
     if isinstance(text_fields, dict):
-        fields = [[name, weight] for name, weight in text_fields.items()]
+        fields = [_field(name, given) for name, given in text_fields.items()]
     elif isinstance(text_fields, (list, tuple)):
         fields = [[name, 1.0] for name in text_fields]
     else:
@@ -121,8 +138,7 @@ def _check_fields(text_fields):
     if not 1 <= len(fields) <= MAX_FIELDS:
         raise InvalidArgument(f"{len(fields)} text_fields: expected 1 to {MAX_FIELDS}")
     seen = set()
-    for field in fields:
-        name, weight = field
+    for name, weight, *_ in fields:
         if not isinstance(name, str):
             raise InvalidArgument(f"text_fields holds {name!r}: expected a dotted path")
         path = filters.split_path(name)
@@ -131,5 +147,14 @@ def _check_fields(text_fields):
         seen.add(path)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
             raise InvalidArgument(f"weight of text field {name!r} is {weight!r}: expected a number")
-        field[1] = float(weight)
     return fields
+
+
+def _field(name, given):
+    if not isinstance(given, dict):
+        return [name, given]
+    for option in given:
+        if option not in FIELD_OPTIONS:
+            raise UnknownName(f"option of text field {name!r}", option, FIELD_OPTIONS)
+    language = given.get("language")
+    return [name, given.get("weight", 1.0), *([] if language is None else [language])]

@@ -208,7 +208,7 @@ class _Fetch:
         index, highlights, explanation = self._moment.index, None, None
         if self._texts is not None:
             highlights = {
-                field: index.highlight(self._query, text[:MOST_HIGHLIGHTED])
+                field: index.highlight(self._query, text[:MOST_HIGHLIGHTED], field=field)
                 for field, text in self._texts.of_value(meta).items()
                 if text
             }
@@ -230,6 +230,6 @@ def explain_text(parts, name, query, id):
 
 
 @luma_errors
-def analyze(parts, name, text):
+def analyze(parts, name, text, field=None):
     """Return the tokens of a text; see `Collection.analyze`."""
-    return make_index(required(parts.database.reader(), name).text).analyze(text)
+    return make_index(required(parts.database.reader(), name).text).analyze(text, field)

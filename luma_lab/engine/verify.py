@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from luma_lab.engine import builds, stamps
+from luma_lab.engine import builds, stamps, text_files
 from luma_lab.errors import LumaError
 from luma_lab.files import load_arrays
 from luma_lab.store import catalog, mappings
@@ -120,3 +120,5 @@ def _check_collection(connection, parts, row, report):
         except LumaError as error:
             report.problems.append(f"collection {row.name!r}: index {row.index_name}: {error}")
         report.checked["indexes"] = report.checked.get("indexes", 0) + 1
+    for problem in text_files.problems(parts.texts.home(row.uid), report.checked):
+        report.problems.append(f"collection {row.name!r}: {problem}")

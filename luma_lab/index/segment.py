@@ -201,10 +201,14 @@ def build_segment(first_row, fields, forms, with_places):
     fields : list of (tokens, ends, lengths)
         Per field: int32 word numbers (negative ones are not posted), tokens up to the end of
         each document, tokens that count in its length.
-    forms : Forms
+    forms : list of Forms
+        Of each field.
     with_places : bool
     """
-    made = [_invert(tokens, ends, forms, with_places) for tokens, ends, _ in fields]
+    made = [
+        _invert(tokens, ends, of_field, with_places)
+        for (tokens, ends, _), of_field in zip(fields, forms, strict=True)
+    ]
     lengths = np.stack([lengths for _, _, lengths in fields]).astype(np.int32)
     return _assembled(first_row, lengths.shape[1], made, lengths, with_places)
 
@@ -311,8 +315,8 @@ def merge_segments(segments, live, forms, with_places):
         count_kept(segment.starts, segment.rows, alive, sizes)
         kept.append(sizes)
     made = [
-        _merge_field(field, segments, lives, kept, forms, with_places)
-        for field in range(len(lengths))
+        _merge_field(field, segments, lives, kept, of_field, with_places)
+        for field, of_field in enumerate(forms)
     ]
     posted = int(np.count_nonzero(live[first:stop]))
     return _assembled(first, posted, made, lengths, with_places)

@@ -169,7 +169,7 @@ class Shelf:
 
     Parameters
     ----------
-    lexicon : Lexicon
+    languages : Languages
     model : Model
     n_fields : int
     with_places : bool
@@ -177,8 +177,8 @@ class Shelf:
         Leave merging to :meth:`settle`.
     """
 
-    def __init__(self, lexicon, model, n_fields, with_places, defers=False):
-        self.lexicon, self.model = lexicon, model
+    def __init__(self, languages, model, n_fields, with_places, defers=False):
+        self.languages, self.model = languages, model
         self.n_fields, self.with_places, self.defers = n_fields, with_places, defers
         self._changing = threading.RLock()
         self._last_view = None
@@ -203,7 +203,7 @@ class Shelf:
             contents = self.contents = self._settled(sealed)
         known = self._last_view.by_segment() if self._last_view else {}
         known |= {id(segment): (baked, None) for segment, baked in self._baked_ahead}
-        view = View(contents, self.model, self.lexicon.analyzer.form_count, known)
+        view = View(contents, self.model, self.languages.form_count, known)
         self._baked_ahead = []
         return view
 
@@ -343,7 +343,7 @@ class Shelf:
             return contents
         fields = [_joined(blocks) for blocks in zip(*contents.pending, strict=True)]
         first = len(contents.live) - contents.pending_rows
-        made = build_segment(first, fields, self.lexicon.forms, self.with_places)
+        made = build_segment(first, fields, self.languages.forms, self.with_places)
         return contents._replace(segments=(*contents.segments, made), pending=())
 
     def _settled(self, contents):
@@ -356,7 +356,7 @@ class Shelf:
         return contents._replace(segments=segments)
 
     def _merged(self, segments, live):
-        return merge_segments(segments, live, self.lexicon.forms, self.with_places)
+        return merge_segments(segments, live, self.languages.forms, self.with_places)
 
     def _lengths(self, contents, rows):
         """Return the lengths of rows, an array of shape (n_fields, n_rows)."""

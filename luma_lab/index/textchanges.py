@@ -112,4 +112,5 @@ class TextChanges(TextDirectory):
             raise IndexNotBuilt("TextIndex holds no texts yet: call build, add or load first")
 
     def _block(self, columns):
-        return [self._lexicon.read(column) for column in columns]
+        of = self._languages.of
+        return [of(field).read(column) for field, column in enumerate(columns)]

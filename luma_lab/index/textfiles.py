@@ -6,7 +6,6 @@ import numpy as np
 
 from luma_lab.errors import CorruptStore, InvalidArgument
 from luma_lab.files import directory_bytes, load_arrays, read_manifest, save_arrays
-from luma_lab.index.lexicon import Lexicon
 from luma_lab.index.rows import read_only
 from luma_lab.index.segment import Segment
 from luma_lab.kernels.bm25 import FORM_BITS, KEY_BITS
@@ -47,22 +46,26 @@ class TextDirectory:
     def to_arrays(self):
         """Return (arrays, manifest): all of the index, as :meth:`of_arrays` takes it."""
         view = self._view()
-        arrays = {n: _narrow(array) for n, array in self._lexicon.arrays().items()}
+        arrays = {n: _narrow(array) for n, array in self._languages.arrays().items()}
         arrays["live"] = np.packbits(view.live)
         ranges = []
         for place, segment in enumerate(view.segments):
             ranges.append([segment.first_row, segment.posted_rows])
             for name in SEGMENT_ARRAYS:
                 arrays[f"s{place}_{name}"] = _narrow(getattr(segment, name))
-        analyzer = self._lexicon.analyzer
+        languages = self._languages.of_fields
+        fields = [
+            [name, weight, *([] if own == self.language else [own])]
+            for (name, weight), own in zip(self.fields.items(), languages, strict=True)
+        ]
         parameters = {
-            "language": analyzer.language,
+            "language": self.language,
             "variant": self.model.variant,
             "k1": self.model.k1,
             "b": self.model.b,
             "delta": self.model.delta,
-            "fields": None if self._single else list(self.fields.items()),
-            "stop_words": sorted(analyzer.stop_words),
+            "fields": None if self._single else fields,
+            "stop_words": self._languages.stop_words,
             "positions": self.positions,
         }
         return arrays, {
@@ -120,9 +123,13 @@ class TextDirectory:
         if set(given) != PARAMETERS:
             raise ValueError(f"parameters {sorted(given)}, expected {sorted(PARAMETERS)}")
         fields = given.pop("fields")
-        fields = None if fields is None else dict(fields)
+        if fields is not None:
+            fields = {
+                name: {"weight": weight, **({"language": own[0]} if own else {})}
+                for name, weight, *own in fields
+            }
         index = cls(**given, fields=fields, deferred=deferred)
-        index._lexicon = Lexicon.of_arrays(index._lexicon.analyzer, arrays)
+        index._languages.restore(arrays)
         index._shelf = index._empty_shelf()
         total = manifest["total_rows"]
         live = np.unpackbits(np.asarray(arrays["live"]))[:total].astype(bool)
@@ -136,7 +143,7 @@ class TextDirectory:
             ]
             segment = Segment(first_row, posted_rows, *map(read_only, parts))
             _check_segment(segment, first, len(index.fields))
-            _check_terms(segment, index._lexicon)
+            _check_terms(segment, index._languages)
             segments.append(segment)
             first = segment.stop_row
         if first != total:
@@ -151,7 +158,7 @@ class TextDirectory:
         view = self._shelf.view()
         held = [array for s in view.segments for array in s if isinstance(array, np.ndarray)]
         held += [array for b in view.baked for array in b[1:]]
-        return sum(array.nbytes for array in held) + view.live.nbytes + self._lexicon.nbytes
+        return sum(array.nbytes for array in held) + view.live.nbytes + self._languages.nbytes
 
     @property
     def disk_bytes(self):
@@ -200,13 +207,17 @@ def _check_segment(segment, first_row, n_fields):
         raise ValueError(f"the arrays of the segment at row {first_row} do not fit each other")
 
 
-def _check_terms(segment, lexicon):
-    """Raise ValueError unless a segment's terms are the lexicon's and their places are there."""
+def _check_terms(segment, languages):
+    """Raise ValueError unless a segment's terms are the lexicons' and their places are there."""
     terms = segment.keys & ((1 << KEY_BITS) - 1)
     forms = (segment.keys >> KEY_BITS) & ((1 << FORM_BITS) - 1)
-    for form, table in enumerate((lexicon.words, lexicon.stems, lexicon.folded)):
-        if terms[forms == form].max(initial=-1) >= len(table):
-            raise ValueError(f"the segment at row {segment.first_row} has terms of other words")
+    fields = segment.keys >> (KEY_BITS + FORM_BITS)
+    for field in range(len(segment.lengths)):
+        lexicon = languages.of(field)
+        for form, table in enumerate((lexicon.words, lexicon.stems, lexicon.folded)):
+            here = terms[(forms == form) & (fields == field)]
+            if here.max(initial=-1) >= len(table):
+                raise ValueError(f"the segment at row {segment.first_row} has terms of other words")
     if len(segment.place_starts):
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(segment.counts, dtype=np.int64)])
         exact = segment.lists[forms == 0]

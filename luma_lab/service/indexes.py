@@ -49,6 +49,7 @@ class TextStatus(msgspec.Struct):
 
     language: str
     fields: dict[str, float]
+    field_languages: dict[str, str]
     documents: int
     terms: int
     segments: int

@@ -18,6 +18,13 @@ TEXT_OPTIONS = (
 MATRIX_FILES = 1  # per collection; the original counts its segments here
 
 
+class TextField(msgspec.Struct):
+    """A text field with a language of its own."""
+
+    weight: float = 1.0
+    language: str | None = None
+
+
 class CreateRequest(msgspec.Struct):
     """Body of POST /v1/vector/{collection}."""
 
@@ -25,7 +32,7 @@ class CreateRequest(msgspec.Struct):
     metric: Literal["cosine", "dot", "l2"]
     index: Literal["auto", "flat", "ivf", "vamana", "diskann"] = "auto"
     params: dict[str, Any] | None = None
-    text_fields: list[str] | dict[str, float] | None = None
+    text_fields: list[str] | dict[str, float | TextField] | None = None
     language: str | None = None
     meta_indexes: list[str] | None = None
     text_variant: str | None = None
@@ -70,6 +77,7 @@ class Summary(msgspec.Struct):
     meta_indexes: list[str]
     text_fields: dict[str, float] | None
     language: str | None
+    field_languages: dict[str, str] | None
 
 
 class ListAnswer(msgspec.Struct):
@@ -105,6 +113,7 @@ class DetailAnswer(msgspec.Struct):
     meta_indexes: list[str]
     text_fields: dict[str, float] | None
     language: str | None
+    field_languages: dict[str, str] | None
 
 
 class VectorHandler(BaseHandler):
@@ -183,7 +192,7 @@ class CollectionHandler(VectorHandler):
                 index=request.index,
                 params=request.params,
                 meta_indexes=request.meta_indexes or (),
-                **{option: getattr(request, option) for option in TEXT_OPTIONS},
+                **{o: msgspec.to_builtins(getattr(request, o)) for o in TEXT_OPTIONS},
             )
             return {
                 "collection": name,
@@ -246,6 +255,7 @@ def _declared(info):
         "meta_indexes": list(info.meta_indexes),
         "text_fields": info.text_fields,
         "language": info.language,
+        "field_languages": info.field_languages,
     }
 
 

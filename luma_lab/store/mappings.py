@@ -161,6 +161,19 @@ def read_point(connection, uid, id):
     return None if row is None else _point_row(row)
 
 
+def ids_at(connection, uid, rows):
+    """Return a dict from matrix row to id, of those of `rows` that are alive."""
+    found = {}
+    for start in range(0, len(rows), ROWS_A_QUERY):
+        part = [uid << ROW_BITS | row for row in rows[start : start + ROWS_A_QUERY]]
+        marks = ",".join("?" * len(part))
+        found |= connection.execute(
+            f"SELECT point & {(1 << ROW_BITS) - 1}, id FROM luma_points WHERE point IN ({marks})",
+            part,
+        )
+    return found
+
+
 def read_points_at(connection, uid, rows):
     """Return a dict from matrix row to `PointRow`, of those of `rows` that are alive."""
     found = {}

@@ -253,6 +253,8 @@ def test_lsa_is_the_truncated_svd_of_tf_idf():
     expected = oracle.transform(table.transform(asked))
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     vectors = made.embed(asked)
+    one_by_one = np.concatenate([made.embed([text]) for text in asked])
+    np.testing.assert_allclose(one_by_one, vectors, atol=1e-6)
     np.testing.assert_allclose(vectors @ vectors.T, expected @ expected.T, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 

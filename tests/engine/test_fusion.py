@@ -47,10 +47,11 @@ def test_rrf_is_the_sum_of_reciprocal_ranks(given_branches, k):
     for name, (ids, _) in found.items():
         for rank, id in enumerate(ids, 1):
             if weights[name]:
-                share = Fraction(weights[name] * (1 / (k + rank)))
+                share = Fraction(float(weights[name]) * (1 / (k + rank)))
                 exact[id] = exact.get(id, 0) + share
     expected = sorted(exact, key=lambda id: (-float(exact[id]), id))
     hits = rrf(found, k=k, weights=weights)
+    assert rrf(found, k=k, weights=weights, limit=3) == hits[:3]
     assert names_in_order(hits) == expected
     for hit in hits:
         assert hit.score == float(exact[hit.id])

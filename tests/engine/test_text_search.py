@@ -10,18 +10,23 @@ from children import child, tell
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luma_lab.engine import text_cache, text_caches, texting
+from luma_lab.engine import text_cache, text_caches, text_files, texting
 from luma_lab.engine.lab import Lab
 from luma_lab.errors import (
     CollectionNotFound,
+    Conflict,
     InvalidArgument,
     InvalidFilter,
     NotSupported,
     PointNotFound,
+    StoreFull,
     UnknownName,
+    WaitTimeout,
 )
 from luma_lab.index import TextIndex
+from luma_lab.store import deadline
 from luma_lab.store import log as event_log
+from luma_lab.store.mappings import PointRow, write_points
 
 WORDS = "campaña campana año ano años luz luces gas dog dogs running ran x y z".split()
 FIELDS = {"title": 2.0, "body.text": 1.0}
@@ -391,6 +396,20 @@ def test_ties_are_broken_alike_before_and_after_a_rebuild(path):
         assert [hit.id for hit in hits] == before == [f"p{i}" for i in range(20)]
 
 
+def compact(unit):
+    """Do to the tables what a compaction does: a new generation, the live rows close together."""
+    run = unit.connection.execute
+    points = run("SELECT point, id, revision, meta FROM luma_points ORDER BY point").fetchall()
+    run("DELETE FROM luma_points")
+    rows = [
+        PointRow(i, id, revision, meta.encode()) for i, (_, id, revision, meta) in enumerate(points)
+    ]
+    write_points(unit.connection, 1, rows)
+    run("UPDATE luma_collections SET generation=1, rows=?", (len(rows),))
+    run("DELETE FROM luma_blocks")
+    return unit.append("index_tuned", collection="docs", data=b"{}")
+
+
 def test_compaction_of_the_matrix_only_renumbers(lab, monkeypatch):
     """What a new generation with other rows would look like: the texts stay as they are."""
     docs, model = new_collection(lab), Model()
@@ -400,21 +419,6 @@ def test_compaction_of_the_matrix_only_renumbers(lab, monkeypatch):
     for i in range(0, 50, 2):
         model.delete(f"p{i}")
     assert_same(docs, model)
-
-    def compact(unit):
-        run = unit.connection.execute
-        points = run("SELECT point, id, revision, meta FROM luma_points ORDER BY point").fetchall()
-        run("DELETE FROM luma_points")
-        from luma_lab.store.mappings import PointRow, write_points
-
-        rows = [
-            PointRow(i, id, revision, meta.encode())
-            for i, (_, id, revision, meta) in enumerate(points)
-        ]
-        write_points(unit.connection, 1, rows)
-        run("UPDATE luma_collections SET generation=1, rows=?", (len(rows),))
-        run("DELETE FROM luma_blocks")
-        return unit.append("index_tuned", collection="docs", data=b"{}")
 
     lab._parts.writer.run(compact)
     monkeypatch.setattr(
@@ -588,9 +592,35 @@ def test_a_transaction_begun_earlier_joins(lab, docs):
         rows, _ = texting.text_candidates(lab._parts, "docs", "luz", 100)
         assert 10 in rows
         assert [hit.id for hit in docs.search_text("luz", 100)].count("late") == 0
+        lab._parts.writer.run(compact)
+        later = threading.Thread(target=lambda: docs.search_text("luz"))
+        later.start()
+        later.join()
+        with pytest.raises(Conflict, match="begin it again"):
+            docs.search_text("luz")
     finally:
         connection.execute("COMMIT")
     assert [hit.id for hit in docs.search_text("luz", 100)].count("late") == 1
+
+
+def test_fields_may_have_languages_of_their_own(path):
+    fields = {"es": {"weight": 2, "language": "es"}, "en": 1, "raw": {"language": "none"}}
+    with Lab(path) as lab:
+        docs = lab.create_collection("docs", 2, text_fields=fields, language="en")
+        assert docs.info().text_fields == {"es": 2.0, "en": 1.0, "raw": 1.0}
+        assert docs.info().field_languages == {"es": "es", "raw": "none"}
+        docs.upsert("a", [0, 1], {"es": "las campañas", "en": "running dogs"})
+        docs.upsert("b", [0, 1], {"es": "running dogs", "raw": "dogs"})
+    with Lab(path) as lab:
+        docs = lab.collection("docs")
+        assert [hit.id for hit in docs.search_text("campaña")] == ["a"]
+        assert [hit.id for hit in docs.search_text("run")] == ["a"]
+        (hit,) = docs.search_text("campana run", highlight=True)
+        assert hit.highlights["es"].html == "las <mark>campañas</mark>"
+        assert hit.highlights["en"].html == "<mark>running</mark> dogs"
+        assert docs.analyze("running", "raw")[0].forms == ("running",)
+        with pytest.raises(UnknownName, match="field 'x'"):
+            docs.analyze("running", "x")
 
 
 def test_analyze_shows_the_forms(docs):
@@ -616,6 +646,9 @@ def test_analyze_shows_the_forms(docs):
         ({"text_fields": ["a"], "b": 1.5}, InvalidArgument, "b="),
         ({"text_fields": ["a"], "stop_words": 5}, InvalidArgument, "stop_words"),
         ({"text_fields": ["a"], "text_positions": "yes"}, InvalidArgument, "positions"),
+        ({"text_fields": {"a": {"language": "xx"}}}, UnknownName, "'xx'"),
+        ({"text_fields": {"a": {"wait": 2}}}, UnknownName, "'wait'"),
+        ({"text_fields": {"a": {"weight": None}}}, InvalidArgument, "weight of text field 'a'"),
         ({"language": "es"}, InvalidArgument, "without text_fields"),
         ({"k1": 1.0}, InvalidArgument, "without text_fields"),
     ],
@@ -694,3 +727,54 @@ def test_an_unbuilt_lab_costs_nothing_to_look_at(docs):
     status = docs.index_status()["text"]
     assert status["memory_bytes"] > 0 and status["segments"] == 1 and status["terms"] > 3
     assert status["language"] == "es" and status["fields"] == FIELDS
+
+
+def test_a_time_limit_stops_the_first_search_but_not_the_next(docs, eager):
+    metas = fill(docs, 40)
+    with pytest.raises(WaitTimeout), deadline.limited(0.0):
+        docs.search_text("luz", 100)
+    with docs._parts.texts._cache(1).lock:
+        waiting = threading.Thread(target=lambda: errors.append(limited_search(docs)))
+        errors = []
+        waiting.start()
+        waiting.join()
+    assert isinstance(errors[0], WaitTimeout) and "still being made" in str(errors[0])
+    found = {hit.id for hit in docs.search_text("luz", 100)}
+    assert found == {id for id, m in metas.items() if "luz" in str(m) or "luces" in str(m)}
+
+
+def limited_search(docs):
+    try:
+        with deadline.limited(0.05):
+            return docs.search_text("luz")
+    except WaitTimeout as error:
+        return error
+
+
+def test_verify_names_a_damaged_text_index(path, eager):
+    with Lab(path) as lab:
+        fill(new_collection(lab), 30)
+        tend(lab)
+        assert lab.verify().ok and lab.verify().checked["text indexes"] == 1
+        file = max(lab.path.glob("collections/1/index/text-*/s0_rows-*.npy"))
+        file.write_bytes(file.read_bytes()[:-1])
+        (problem,) = lab.verify().problems
+        assert "'docs'" in problem and "text-" in problem
+
+
+def test_a_full_disk_leaves_the_index_that_was_saved(path, eager, monkeypatch, caplog):
+    with Lab(path) as lab:
+        docs = new_collection(lab)
+        fill(docs, 20)
+        tend(lab)
+        saved = text_directories(lab)
+
+        def full(*_):
+            raise StoreFull("no space left")
+
+        monkeypatch.setattr(text_files, "save_arrays", full)
+        fill(docs, 20, first=20)
+        docs.search_text("luz")
+        tend(lab)
+        assert text_directories(lab) == saved and "was not saved" in caplog.text
+        assert len(docs.search_text("luz gas campaña", 99)) > 20

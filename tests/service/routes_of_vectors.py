@@ -60,6 +60,7 @@ TEXT_FIELDS = tuple(
         ("invalid_argument", "weight of field 't'", {"text_fields": {"t": -1}}),
         ("invalid_argument", "unknown variant", {"text_fields": ["t"], "text_variant": "bm26"}),
         ("invalid_argument", "b=2", {"text_fields": ["t"], "b": 2}),
+        ("invalid_argument", "'xx'", {"text_fields": {"t": {"weight": 1, "language": "xx"}}}),
         ("invalid_filter", "a..b", {"text_fields": ["a..b"]}),
     )
 )  # fmt: skip
