@@ -42,7 +42,7 @@ FEW_BEHIND = 256  # rows that may be copied while writers wait
 log = logging.getLogger(__name__)
 
 
-def start(parts, name):
+def start(parts, name, *, unasked=False):
     """Start compacting a collection; return the `Job`.
 
     Its result is a dict: ``rows_before``, ``rows``, ``generation``, ``bytes_freed`` and
@@ -51,7 +51,7 @@ def start(parts, name):
     """
     parts.follower.row(name)
     work = partial(_compact, parts, name)
-    return parts.jobs.start("compact", work, collection=name, params={})
+    return parts.jobs.start("compact", work, collection=name, unasked=unasked)
 
 
 def start_all(parts):
@@ -69,7 +69,7 @@ def follow_deaths(parts):
         if dead < max(LEAST_DEAD, SHARE_DEAD * row.rows) or row.name in busy:
             continue
         if not is_busy(parts, row.uid) and builds.may_try(parts, row.uid):
-            jobs.append(start(parts, row.name))
+            jobs.append(start(parts, row.name, unasked=True))
     return jobs
 
 
@@ -109,6 +109,8 @@ def _compact_all(parts, job):
 class _Share:
     """Stands for a job of which this work is a part."""
 
+    unasked = False
+
     def __init__(self, job, start, share):
         self.id, self._job, self._start, self._share = job.id, job, start, share
 
@@ -118,12 +120,12 @@ class _Share:
 
 
 def _compact(parts, name, job):
-    uid = parts.follower.row(name).uid
-    with working_alone(parts, uid, job) as still_alone:
+    row = parts.follower.row(name)
+    with working_alone(parts, row, job) as still_alone:
         try:
             return _Compaction(parts, name, job, still_alone).run()
         except Exception:
-            builds.wait_before_next(parts, uid)
+            builds.wait_before_next(parts, row.uid)
             raise
 
 
