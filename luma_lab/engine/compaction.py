@@ -11,6 +11,7 @@ its generation is the current one: int64 of shape (old rows,), -1 for rows that 
 generation, the rows before and the rows after.
 """
 
+import contextlib
 import io
 import logging
 import shutil
@@ -28,7 +29,7 @@ from luma_lab.engine.index_files import (
     working_alone,
 )
 from luma_lab.engine.kinds import KINDS
-from luma_lab.errors import Conflict, CorruptStore
+from luma_lab.errors import CollectionNotFound, Conflict, CorruptStore
 from luma_lab.files import write_file
 from luma_lab.store import catalog, moving
 from luma_lab.store.matrix import Matrix, damaged_blocks, extend_checksums
@@ -308,7 +309,8 @@ class _Compaction:
         parts, uid = self.parts, self.row.uid
         # Its checksums were reckoned from these very bytes.
         parts.matrices.of(uid, self.generation, self.row.dim).checked = True
-        parts.follower.catch_up()
+        with contextlib.suppress(CollectionNotFound):  # dropped since
+            parts.follower.snapshot(self.name)  # so that the next search need not load it
         for name in {self.index_name, row.index_name} - {index_used, None}:
             parts.prepared.pop((uid, name), None)
             shutil.rmtree(directory(parts, uid, name), ignore_errors=True)
