@@ -12,6 +12,7 @@ from test_vamana import check_graph
 
 from luma_lab import errors
 from luma_lab.index import VamanaIndex, graph
+from luma_lab.index.flat import exact_search
 
 SMALL = {"max_degree": 16, "build_list_size": 40}
 every_quantizer = pytest.mark.parametrize("quantizer", ["q8", None])
@@ -299,3 +300,18 @@ def test_an_index_grown_by_rows_recalls_them_and_leaves_the_old_one_as_it_was(me
     assert recall_of(grown, kept, queries) >= 0.95
     again = grown.grown(vectors, live)
     assert again.fingerprint == grown.fingerprint
+
+
+def test_clumps_stay_reachable_when_many_of_their_rows_go_at_once():
+    rng = np.random.default_rng(0)
+    centers = 2 * rng.normal(size=(4, 128))
+    vectors = (centers[rng.integers(0, 4, 8000)] + rng.normal(size=(8000, 128))).astype(np.float32)
+    live = rng.random(8000) > 0.4
+    index = VamanaIndex(128, "l2", max_degree=32, build_list_size=40).build(vectors)
+    index.delete(np.flatnonzero(~live))
+    index.consolidate()
+    queries = vectors[:200] + np.float32(0.1)
+    exact = exact_search(vectors, queries, 10, "l2", mask=live)[0]
+    found = index.search(queries, k=10).rows
+    shared = [len({*a} & {*b}) for a, b in zip(found.tolist(), exact.tolist(), strict=True)]
+    assert np.mean(shared) > 9.7
