@@ -69,6 +69,14 @@ def build_or_drop(lab):
             assert job._done.wait(60)
 
 
+def compact(lab):
+    """Compact every collection and wait until all of it is done."""
+    lab.compact().result(60)
+    for job in lab.jobs():
+        assert job._done.wait(60)
+    assert all(collection.info().deleted_count == 0 for collection in lab.collections())
+
+
 def create(lab, *args):
     """Create a collection, of which nothing can be sent back."""
     lab.create_collection(*args)
@@ -84,7 +92,7 @@ def call(lab, target, verb, args, options):
     return found(*args, **options) if callable(found) else found
 
 
-WORK = {f.__name__: f for f in (picture, build_or_drop, create, call)}
+WORK = {f.__name__: f for f in (picture, build_or_drop, compact, create, call)}
 
 
 class Host:

@@ -209,6 +209,26 @@ def test_verify_creates_no_lab_where_there_is_none(run, tmp_path):
     assert not list((tmp_path / "other").iterdir())
 
 
+@pytest.mark.parametrize("name", ["compact", "vacuum"])
+def test_compact_gives_back_what_dead_rows_take_while_a_lab_is_open(run, tmp_path, name):
+    with luma.open(tmp_path / "lab") as lab:
+        docs = lab.create_collection("docs", 4, "l2")
+        docs.upsert(["a", "b", "c"], np.eye(4)[:3])
+        lab.create_collection("other", 4)
+        docs.delete("b")
+        only = run(name, tmp_path / "lab", "--collection", "other")
+        assert (only.returncode, only.stdout) == (0, "other  0 dead rows, 0.0 MB freed\n")
+        done = run(name, tmp_path / "lab")
+        assert done.returncode == 0, done.stderr
+        assert "docs  1 dead rows" in done.stdout and "luma.db  left as it is" in done.stdout
+        assert docs.info().total_rows == 2
+        assert [hit.id for hit in docs.search([0, 0, 1, 0], k=2)] == ["c", "a"]
+    missing = run(name, tmp_path / "nothing")
+    assert missing.returncode == 1 and "not a lab" in missing.stderr
+    unknown = run(name, tmp_path / "lab", "--collection", "nope")
+    assert unknown.returncode == 1 and "'nope'" in unknown.stderr
+
+
 def test_the_demo_measures_every_set_and_can_be_run_again(run, tmp_path):
     first = run("demo", "--check", timeout=300)
     assert first.returncode == 0, first.stderr

@@ -10,7 +10,16 @@ from hand_clock import HandClock
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from second_process import COUNTS, QUERY, WAYS, Elsewhere, build_or_drop, picture, second_process
+from second_process import (
+    COUNTS,
+    QUERY,
+    WAYS,
+    Elsewhere,
+    build_or_drop,
+    compact,
+    picture,
+    second_process,
+)
 
 from luma_lab.engine.lab import Lab
 from luma_lab.engine.upkeep import Retention
@@ -397,6 +406,16 @@ class LabMachine(RuleBasedStateMachine):
             self.second.ask("build_or_drop")
         else:
             build_or_drop(self.at(elsewhere))
+        self.sweep()
+        self.head = self.lab.head
+
+    @rule(elsewhere=WHERE)
+    def compact(self, elsewhere):
+        # Jobs and the event of each move the head by a number of their own.
+        if elsewhere and isinstance(self.second, Elsewhere):
+            self.second.ask("compact")
+        else:
+            compact(self.at(elsewhere))
         self.sweep()
         self.head = self.lab.head
 

@@ -81,7 +81,11 @@ def follow_rows(parts):
         if not may_try(parts, row.uid):
             continue
         kind, params, grows, by = call
-        jobs.append(_start(parts, row, kind, params, 1, by, replaces=row.index_name, grows=grows))
+        jobs.append(
+            _start(
+                parts, row, kind, params, 1, by, replaces=row.index_name, grows=grows, unasked=True
+            )
+        )
     return jobs
 
 
@@ -116,14 +120,14 @@ def _called_for(parts, row):
     return kind, {}, True, by
 
 
-def _start(parts, row, kind, params, threads, by, *, replaces=None, grows=False):
+def _start(parts, row, kind, params, threads, by, *, replaces=None, grows=False, unasked=False):
     stored = kinds.fitting_params(row.params, kind)
     params = {**kinds.defaults_of(kind), **stored, **kinds.fitting_params(params, kind)}
     work = partial(
         _build, parts, row.name, kind, params, threads, by, replaces=replaces, grows=grows
     )
     shown = {"kind": kind, **params}
-    return parts.jobs.start("index_build", work, collection=row.name, params=shown)
+    return parts.jobs.start("index_build", work, collection=row.name, params=shown, unasked=unasked)
 
 
 def store_params(parts, name, params, kind=None):
@@ -224,15 +228,15 @@ def _check_records(attached):
 def lose(parts, row, index_name, error):
     """Search without a damaged index from now on, and start building it anew."""
     key = row.uid, index_name
+    parts.follower.lose_index(row.name, index_name)
     if key in parts.rebuilding:
         return
     parts.rebuilding.add(key)
     log.warning("index of collection %r is lost (%s); rebuilding it", row.name, error)
-    parts.follower.lose_index(row.name, index_name)
     name = kind_of(index_name)
     kind = name if name in KINDS else wanted(parts, row, AUTO_VAMANA_ROWS).kind
     if kind in KINDS:
-        _start(parts, row, kind, {}, 0, row.params.get(BY), replaces=index_name)
+        _start(parts, row, kind, {}, 0, row.params.get(BY), replaces=index_name, unasked=True)
 
 
 def _rows_of(parts, row):
@@ -247,7 +251,7 @@ def _make_flat(parts, name):
 
 def _build(parts, name, kind, params, threads, by, job, *, replaces=None, grows=False):
     row = parts.follower.row(name)
-    with working_alone(parts, row.uid, job):
+    with working_alone(parts, row, job):
         try:
             return _build_alone(parts, name, kind, params, threads, by, job, replaces, grows)
         except Cancelled:

@@ -11,6 +11,7 @@ its generation is the current one: int64 of shape (old rows,), -1 for rows that 
 generation, the rows before and the rows after.
 """
 
+import contextlib
 import io
 import logging
 import shutil
@@ -28,7 +29,7 @@ from luma_lab.engine.index_files import (
     working_alone,
 )
 from luma_lab.engine.kinds import KINDS
-from luma_lab.errors import Conflict, CorruptStore
+from luma_lab.errors import CollectionNotFound, Conflict, CorruptStore
 from luma_lab.files import write_file
 from luma_lab.store import catalog, moving
 from luma_lab.store.matrix import Matrix, damaged_blocks, extend_checksums
@@ -42,7 +43,7 @@ FEW_BEHIND = 256  # rows that may be copied while writers wait
 log = logging.getLogger(__name__)
 
 
-def start(parts, name):
+def start(parts, name, *, unasked=False):
     """Start compacting a collection; return the `Job`.
 
     Its result is a dict: ``rows_before``, ``rows``, ``generation``, ``bytes_freed`` and
@@ -51,7 +52,7 @@ def start(parts, name):
     """
     parts.follower.row(name)
     work = partial(_compact, parts, name)
-    return parts.jobs.start("compact", work, collection=name, params={})
+    return parts.jobs.start("compact", work, collection=name, unasked=unasked)
 
 
 def start_all(parts):
@@ -69,7 +70,7 @@ def follow_deaths(parts):
         if dead < max(LEAST_DEAD, SHARE_DEAD * row.rows) or row.name in busy:
             continue
         if not is_busy(parts, row.uid) and builds.may_try(parts, row.uid):
-            jobs.append(start(parts, row.name))
+            jobs.append(start(parts, row.name, unasked=True))
     return jobs
 
 
@@ -109,6 +110,8 @@ def _compact_all(parts, job):
 class _Share:
     """Stands for a job of which this work is a part."""
 
+    unasked = False
+
     def __init__(self, job, start, share):
         self.id, self._job, self._start, self._share = job.id, job, start, share
 
@@ -118,12 +121,12 @@ class _Share:
 
 
 def _compact(parts, name, job):
-    uid = parts.follower.row(name).uid
-    with working_alone(parts, uid, job) as still_alone:
+    row = parts.follower.row(name)
+    with working_alone(parts, row, job) as still_alone:
         try:
             return _Compaction(parts, name, job, still_alone).run()
         except Exception:
-            builds.wait_before_next(parts, uid)
+            builds.wait_before_next(parts, row.uid)
             raise
 
 
@@ -306,7 +309,8 @@ class _Compaction:
         parts, uid = self.parts, self.row.uid
         # Its checksums were reckoned from these very bytes.
         parts.matrices.of(uid, self.generation, self.row.dim).checked = True
-        parts.follower.catch_up()
+        with contextlib.suppress(CollectionNotFound):  # dropped since
+            parts.follower.snapshot(self.name)  # so that the next search need not load it
         for name in {self.index_name, row.index_name} - {index_used, None}:
             parts.prepared.pop((uid, name), None)
             shutil.rmtree(directory(parts, uid, name), ignore_errors=True)

@@ -31,8 +31,10 @@ def make_directory(parts, uid, kind, serial):
 
 
 @contextlib.contextmanager
-def working_alone(parts, uid, job):
+def working_alone(parts, row, job):
     """Hold the lease over builds and compactions of a collection for a block.
+
+    What upkeep began on it in this process gives way to what was asked for.
 
     Yields
     ------
@@ -40,7 +42,9 @@ def working_alone(parts, uid, job):
         ``still_alone(unit)`` raises `Conflict` inside a write transaction when the lease was
         lost to another process.
     """
-    name, owner = f"build:{uid}", f"{parts.owner}:{job.id}"
+    if not job.unasked:
+        parts.jobs.clear_way(row.name)
+    name, owner = f"build:{row.uid}", f"{parts.owner}:{job.id}"
     parts.writer.run(lambda unit: leases.take(unit.connection, name, owner, unit.now_ms))
 
     def still_alone(unit):

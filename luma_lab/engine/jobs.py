@@ -27,9 +27,12 @@ class Job:
     state : {"queued", "running", "done", "failed", "cancelled", "interrupted"}
     progress : float from 0 to 1
     error : LumaError or Exception, when failed
+    unasked : bool
+        Whether upkeep began it: it gives way to what a caller asks for.
     """
 
-    def __init__(self, kind, collection, params, clock):
+    def __init__(self, kind, collection, params, clock, unasked=False):
+        self.unasked = unasked
         self.id = uuid.uuid4().hex[:16]
         self.kind = kind
         self.collection = collection
@@ -116,9 +119,9 @@ class Jobs:
         self._lock = threading.Lock()
         self._closing = False
 
-    def start(self, kind, work, *, collection=None, params=()):
+    def start(self, kind, work, *, collection=None, params=(), unasked=False):
         """Run ``work(job) -> JSON value`` in a thread of its own and return the `Job`."""
-        job = Job(kind, collection, dict(params), self._clock)
+        job = Job(kind, collection, dict(params), self._clock, unasked)
         with self._lock:
             if self._closing:
                 raise StoreClosed("the lab is closing: no new jobs")
@@ -138,6 +141,13 @@ class Jobs:
         if id not in self._jobs:
             raise JobNotFound(id)
         return self._jobs[id]
+
+    def clear_way(self, collection):
+        """Cancel what was begun unasked on a collection and return once it has ended."""
+        for job in self.list():
+            if job.unasked and job.collection == collection and job.state not in FINISHED:
+                job._cancel.set()
+                job._done.wait()
 
     def list(self, state=None):
         """Return the jobs, or those in `state`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from luma_lab.errors import InvalidArgument, UnknownName
+from luma_lab.errors import CorruptStore, InvalidArgument, UnknownName
 
 AUTO, FLAT = "auto", "flat"
 # Beside the parameters in the catalog: who decided on the index, or that it was dropped.
@@ -25,20 +25,26 @@ class Attached:
     ----------
     kind : str
     index : luma_lab.index.VamanaIndex, IVFIndex or DiskIndex
-    lost : callable or None
-        ``lost(error)`` is told when a search meets damage, and has the index built anew.
+    lost : callable
+        ``lost(error)`` is told when someone meets damage, and has the index built anew.
     """
 
-    def __init__(self, kind, index, lost=None):
+    def __init__(self, kind, index, lost):
         self.kind, self.index, self.lost = kind, index, lost
         self.search = index.search
         self._fingerprint = None
 
     @property
     def fingerprint(self):
-        """Hash of the index's bytes, read once: an attached index does not change."""
+        """Hash of the index's bytes, read once: an attached index does not change.
+
+        None where they turn out to be damaged.
+        """
         if self._fingerprint is None:
-            self._fingerprint = self.index.fingerprint
+            try:
+                self._fingerprint = self.index.fingerprint
+            except CorruptStore as error:
+                self.lost(error)
         return self._fingerprint
 
     @property

@@ -16,7 +16,7 @@ import numpy as np
 from luma_lab.engine.text_settings import Texts, make_index
 from luma_lab.errors import Conflict, CorruptStore
 from luma_lab.store import log as event_log
-from luma_lab.store import mappings
+from luma_lab.store import mappings, moving
 
 CHUNK_BYTES = 1 << 23  # of metas that are indexed at once
 CHUNK_POINTS = 1 << 15
@@ -57,7 +57,8 @@ class Moment(NamedTuple):
     def mask(self, matrix_rows):
         """Return the mask over text rows that lets through these matrix rows, an int64 array."""
         mask = np.zeros(len(self.rows), bool)
-        matrix_rows = matrix_rows[matrix_rows < len(self.places)]
+        known = (matrix_rows >= 0) & (matrix_rows < len(self.places))
+        matrix_rows = matrix_rows[known]
         places = self.places[matrix_rows]
         if places.max(initial=-1) < len(mask):
             mask[places[places >= 0]] = True
@@ -145,6 +146,7 @@ class TextCache:
         self._sound = counters is not None
         if self._sound:
             self._places = np.full(counters.rows, -1, np.int64)
+            self._rows[~self.index.live] = 0  # of another generation, maybe
             live = np.flatnonzero(self.index.live)
             self._places[self._rows[live]] = live
 
@@ -220,9 +222,10 @@ class TextCache:
                 self._now()
 
     def to_save(self):
-        """Return (arrays, manifest) of what the index is now."""
+        """Return (arrays, manifest) of what the index is now; None when it is out of step."""
         with self.lock:
-            self._now()
+            if not self._sound:
+                return None
             arrays, manifest = self.index.to_arrays()
             total = self.index.total_rows
             arrays |= {
@@ -284,8 +287,7 @@ class TextCache:
 
     def _compare(self, connection, row):
         """Bring the index into step with the table of points, whatever it was before."""
-        found = mappings.revisions_by_row(connection, row.uid)
-        rows, revisions = (np.array(column, np.int64) for column in found)
+        rows, revisions = moving.places(connection, row.uid)
         live = np.flatnonzero(self.index.live)
         _, held, found = np.intersect1d(
             self._revisions[live], revisions, assume_unique=True, return_indices=True
@@ -293,7 +295,7 @@ class TextCache:
         kept, gone = live[held], np.delete(live, held)
         if len(gone):
             self.index.delete(gone)
-        self._rows = self._rows.copy()  # moments hold the former
+        self._rows = np.zeros_like(self._rows)  # moments hold the former
         self._rows[kept] = rows[found]
         self._places = np.full(row.rows, -1, np.int64)
         self._places[rows[found]] = kept

@@ -218,8 +218,9 @@ class TextCaches:
         owner = f"{parts.owner}:text"
         parts.writer.run(lambda unit: leases.take(unit.connection, lease, owner, unit.now_ms))
         try:
-            arrays, manifest = self._caches[row.uid].to_save()
-            text_files.save(self.home(row.uid), arrays, manifest)
+            saved = self._caches[row.uid].to_save()
+            if saved is not None:
+                text_files.save(self.home(row.uid), *saved)
         finally:
             parts.writer.run(lambda unit: leases.release(unit.connection, lease, owner))
 

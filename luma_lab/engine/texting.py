@@ -5,6 +5,7 @@ each hit matches with the very meta it is returned with, and counts are counts o
 """
 
 import time
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from luma_lab.engine.grouping import Grouping, check_k, check_min_score
 from luma_lab.engine.text_caches import required
 from luma_lab.engine.text_counting import Facets, Order, read_metas
 from luma_lab.engine.text_settings import Texts, make_index
-from luma_lab.errors import InvalidArgument, PointNotFound
+from luma_lab.errors import InvalidArgument, LumaError, PointNotFound, RowsGone, StoreClosed
 from luma_lab.store import catalog, deadline, mappings
 from luma_lab.store.database import luma_errors
 from luma_lab.store.nearest import NULL, read_nearest
@@ -22,6 +23,7 @@ from luma_lab.types import Hits, TextHit
 
 TIES = 6  # candidates beyond k, for those of equal score to be told apart
 WIDEN = 4
+RETRIES = 8
 MOST_HIGHLIGHTED = 1_000_000  # characters of a field that are looked through for snippets
 
 
@@ -115,10 +117,46 @@ def search_text(
     check_min_score(min_score)
     tree = None if filter is None else filters.parse(filter)
     groups = None if group_by is None else Grouping(group_by, group_limit)
-    counted = None if facets is None else Facets(facets, facet_size)
+    if facets is not None:
+        Facets(facets, facet_size)
     order = None if sort is None else Order(sort)
     if min_offset is not None:
         parts.follower.wait_for(min_offset, parts.wait_secs)
+    asked = _Asked(
+        query, k, tree, min_score, groups, facets, facet_size, order, highlight, include_vector,
+        explain,
+    )  # fmt: skip
+    for _ in range(RETRIES):
+        try:
+            return _answer(parts, name, asked)
+        except (RowsGone, StoreClosed):
+            # The vectors were compacted away after the transaction began: read in another.
+            parts.database.check()
+            if not include_vector or parts.database.reader().in_transaction:
+                raise
+    raise LumaError(f"collection {name!r} changes too fast for a text search: try again")
+
+
+class _Asked(NamedTuple):
+    """The checked arguments of a search."""
+
+    query: str
+    k: int
+    tree: Any
+    min_score: float | None
+    groups: Grouping | None
+    facets: list | None
+    facet_size: int
+    order: Order | None
+    highlight: bool
+    include_vector: bool
+    explain: bool
+
+
+def _answer(parts, name, asked):
+    query, k, tree, min_score, groups, facets, facet_size, order, *shown = asked
+    explain = asked.explain
+    counted = None if facets is None else Facets(facets, facet_size)
     started = time.perf_counter()
     with parts.texts.reading(name) as reading:
         connection, row, moment = reading
@@ -137,9 +175,9 @@ def search_text(
         if order is not None:
             rows, scores = order.sorted(rows, scores)
         reranked = time.perf_counter()
-        fetch = _Fetch(parts, reading, query, highlight, include_vector, explain)
+        fetch = _Fetch(parts, reading, query, *shown)
         if groups is None:
-            hits = fetch(rows[:k], scores[:k])
+            hits = fetch.best(rows[:k], scores[:k])
         else:
             hits = fetch.groups(groups, rows, scores, k)
     if counted is not None:
@@ -177,17 +215,17 @@ class _Fetch:
         self._connection, self._row, self._moment = reading
         self._query, self._explain = query, explain
         self._texts = Texts(self._row.text) if highlight else None
+        self._adorns = highlight or explain
+        self._rows = {}
         self._matrix = None
         if include_vector:
             self._matrix = parts.matrices.checked(self._connection, self._row)
 
-    def __call__(self, rows, scores):
-        rows = rows.tolist()
-        found = read_nearest(self._connection, self._row.uid, rows, self._row.generation)
-        hits = Hits()
-        for row, score in zip(rows, scores.tolist(), strict=True):
-            if row in found:
-                hits.append(self._hit(row, score, *found[row]))
+    def best(self, rows, scores):
+        """Return the `Hits` of these candidates."""
+        hits = Hits(self._fetched(rows, scores))
+        if self._adorns:
+            hits[:] = map(self._adorned, hits)
         return hits
 
     def groups(self, grouping, rows, scores, k):
@@ -196,25 +234,43 @@ class _Fetch:
         while True:
             deadline.check()
             done = len(hits)
-            hits += self(rows[done : done + size], scores[done : done + size])
+            hits += self._fetched(rows[done : done + size], scores[done : done + size])
             grouped = grouping(hits, k)
             if len(hits) >= len(rows) or grouping.are_full([grouped], k):
-                return grouped
+                break
             size *= WIDEN
+        if self._adorns:
+            for group in grouped.groups:
+                group.hits[:] = map(self._adorned, group.hits)
+            grouped[:] = [group.hits[0] for group in grouped.groups]
+        return grouped
 
-    def _hit(self, row, score, id, meta, revision):
-        meta = None if meta is NULL else codec.decode(meta)
-        vector = None if self._matrix is None else self._matrix.read(row)
+    def _fetched(self, rows, scores):
+        rows, hits = rows.tolist(), []
+        found = read_nearest(self._connection, self._row.uid, rows, self._row.generation)
+        for row, score in zip(rows, scores.tolist(), strict=True):
+            if row not in found:
+                continue
+            id, meta, _ = found[row]
+            meta = None if meta is NULL else codec.decode(meta)
+            vector = None if self._matrix is None else self._matrix.read(row)
+            hits.append(TextHit(id, score, meta, vector))
+            if self._adorns:
+                self._rows[id] = row
+        return hits
+
+    def _adorned(self, hit):
+        """Return a hit with its snippets and its explanation."""
         index, highlights, explanation = self._moment.index, None, None
         if self._texts is not None:
             highlights = {
                 field: index.highlight(self._query, text[:MOST_HIGHLIGHTED], field=field)
-                for field, text in self._texts.of_value(meta).items()
+                for field, text in self._texts.of_value(hit.meta).items()
                 if text
             }
         if self._explain:
-            explanation = index.explain(self._query, self._moment.place(row))
-        return TextHit(id, score, meta, vector, highlights, explanation)
+            explanation = index.explain(self._query, self._moment.place(self._rows[hit.id]))
+        return TextHit(hit.id, hit.score, hit.meta, hit.vector, highlights, explanation)
 
 
 @luma_errors

@@ -9,7 +9,6 @@ from luma_lab.errors import CorruptStore, InvalidArgument, UnknownName
 from luma_lab.index.builder import build_graph, graph_row_bytes
 from luma_lab.index.changing import Changing
 from luma_lab.index.chosen import RowChoices
-from luma_lab.index.directory import Directory
 from luma_lab.index.graph import Graph
 from luma_lab.index.nodes import NODES, restore_nodes
 from luma_lab.index.progress import reporting
@@ -36,7 +35,7 @@ MAX_LIST_SIZE = 1 << 20
 LEAST_BUILD_BYTES = 4 << 20  # samples, threads' scratch
 
 
-class VamanaIndex(Changing, RenewingGraph, Directory):
+class VamanaIndex(Changing, RenewingGraph):
     """Approximate nearest neighbours by walking a pruned graph held in memory.
 
     Recall is bought with `search_list_size`; memory with `max_degree`. With "q8" walks go by
@@ -93,6 +92,7 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
     """
 
     KIND = "vamana"
+    LEARNED = "entry"
 
     def __init__(
         self,
@@ -229,11 +229,6 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
         return Neighbors(found, distances, stats_in_memory(counts, self.quantizer))
 
     @property
-    def total_rows(self):
-        """Rows a mask has entries for."""
-        return 0 if self._graph is None else len(self._graph.nodes)
-
-    @property
     def neighbors_(self):
         """Links: int32 array of shape (n, max_degree), padded with -1; None before a build."""
         return None if self._graph is None else self._graph.neighbors
@@ -250,26 +245,6 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
             return 0
         rooms = self._rooms
         return self._graph.nodes.memory_bytes + rooms.neighbors.nbytes + rooms.live.nbytes
-
-    def __len__(self):
-        return 0 if self._graph is None else self._graph.live_count
-
-    def __getstate__(self):
-        arrays = None if self._graph is None else self._arrays()
-        return {**self._parameters(), "threads": self.threads}, arrays
-
-    def __setstate__(self, state):
-        parameters, arrays = state
-        if arrays is not None:
-            made = self._restore(parameters, arrays, lambda *expected: None)
-        else:
-            parameters.pop("entry")
-            made = type(self)(**parameters)
-        vars(self).update(vars(made))
-
-    @classmethod
-    def _spares_vectors(cls, parameters):
-        return parameters["quantizer"] is not None
 
     def _arrays(self):
         graph = self._built(self._graph)

@@ -240,14 +240,6 @@ def live_rows(connection, uid):
     return [point & ((1 << ROW_BITS) - 1) for (point,) in rows]
 
 
-def revisions_by_row(connection, uid):
-    """Return (rows, revisions) of every point of a collection: lists, ascending by row."""
-    found = connection.execute(
-        f"SELECT point, revision FROM luma_points WHERE {points_range(uid)} ORDER BY point"
-    ).fetchall()
-    return [point & ((1 << ROW_BITS) - 1) for point, _ in found], [at for _, at in found]
-
-
 def points_at(connection, uid, rows):
     """Yield the `PointRow` of each of the matrix rows that is alive, page by page."""
     for start in range(0, len(rows), ROWS_A_QUERY):

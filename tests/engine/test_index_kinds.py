@@ -1,6 +1,7 @@
 """Every kind of index in a collection: what it is told, how it follows, what it answers."""
 
 import shutil
+import threading
 import time
 
 import numpy as np
@@ -311,6 +312,26 @@ def test_what_was_asked_for_by_hand_is_not_chosen_again(lab, monkeypatch):
     assert "dropped" in docs.index_status()["why"]
     docs.build_index().result(60)
     assert docs.index_status()["kind"] == "vamana"
+
+
+def test_what_is_asked_for_is_not_kept_waiting_by_what_is_not(lab, monkeypatch):
+    monkeypatch.setattr(builds, "AUTO_VAMANA_ROWS", 100)
+    begun, build = threading.Event(), VamanaIndex.build
+
+    def endless(index, rows, progress=False):
+        begun.set()
+        while True:
+            progress(0.1)
+            time.sleep(0.01)
+
+    monkeypatch.setattr(VamanaIndex, "build", endless)
+    docs = fill(lab, count=200)
+    assert begun.wait(60)
+    monkeypatch.setattr(VamanaIndex, "build", build)
+    assert docs.build_index("ivf", nlist=4).result(60)["kind"] == "ivf"
+    assert [(job.state, job.unasked) for job in lab.jobs()] == [
+        ("cancelled", True), ("done", False)]  # fmt: skip
+    assert docs.index_status()["kind"] == "ivf"
 
 
 def test_nothing_comes_by_itself_where_that_is_switched_off(path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from luma_lab.errors import InvalidArgument, LumaError, SqlError, SqlTimeout
 
-LIMIT_MS = 500
+LIMIT_MS = 200
 # What is refused for its size is refused before it runs: a limit of time has no part in it.
 AMPLE_MS = 20_000
 # Of this process, so that it does not matter what else the machine does.

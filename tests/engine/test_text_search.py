@@ -26,7 +26,6 @@ from luma_lab.errors import (
 from luma_lab.index import TextIndex
 from luma_lab.store import deadline
 from luma_lab.store import log as event_log
-from luma_lab.store.mappings import PointRow, write_points
 
 WORDS = "campaña campana año ano años luz luces gas dog dogs running ran x y z".split()
 FIELDS = {"title": 2.0, "body.text": 1.0}
@@ -117,7 +116,7 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from(
             ["upsert", "upsert", "upsert", "meta", "vector", "delete", "where", "transaction",
-             "rolled back", "tend", "reopen", "lose", "cut", "recreate", "other lab"]
+             "rolled back", "tend", "reopen", "lose", "cut", "recreate", "other lab", "compact"]
         ),
         st.integers(0, 5),
         st.lists(st.sampled_from(WORDS), max_size=6),
@@ -188,6 +187,8 @@ def test_search_equals_a_fresh_index_after_any_changes(tmp_path, eager, steps):
                 lab.drop_collection("docs")
                 new_collection(lab)
                 model = Model()
+            elif step == "compact":
+                docs.compact().result(30)
             elif step == "other lab":
                 lab, other = other, lab
             if number < 2:
@@ -396,22 +397,7 @@ def test_ties_are_broken_alike_before_and_after_a_rebuild(path):
         assert [hit.id for hit in hits] == before == [f"p{i}" for i in range(20)]
 
 
-def compact(unit):
-    """Do to the tables what a compaction does: a new generation, the live rows close together."""
-    run = unit.connection.execute
-    points = run("SELECT point, id, revision, meta FROM luma_points ORDER BY point").fetchall()
-    run("DELETE FROM luma_points")
-    rows = [
-        PointRow(i, id, revision, meta.encode()) for i, (_, id, revision, meta) in enumerate(points)
-    ]
-    write_points(unit.connection, 1, rows)
-    run("UPDATE luma_collections SET generation=1, rows=?", (len(rows),))
-    run("DELETE FROM luma_blocks")
-    return unit.append("index_tuned", collection="docs", data=b"{}")
-
-
 def test_compaction_of_the_matrix_only_renumbers(lab, monkeypatch):
-    """What a new generation with other rows would look like: the texts stay as they are."""
     docs, model = new_collection(lab), Model()
     for id, meta in fill(docs, 50).items():
         model.write(id, meta)
@@ -420,7 +406,7 @@ def test_compaction_of_the_matrix_only_renumbers(lab, monkeypatch):
         model.delete(f"p{i}")
     assert_same(docs, model)
 
-    lab._parts.writer.run(compact)
+    docs.compact().result(30)
     monkeypatch.setattr(
         text_cache.TextCache, "_take", lambda self, batch: batch.metas and pytest.fail("read texts")
     )
@@ -480,6 +466,11 @@ def test_grouping_gives_k_groups(docs):
     assert hits[0].score == max(scores)
     for group in hits.groups:
         assert all(hit.meta.get("g") == group.key for hit in group.hits)
+    hits = docs.search_text("luz", 2, group_by="g", group_limit=2, highlight=True, explain=True)
+    assert list(hits) == [group.hits[0] for group in hits.groups]
+    for hit in (hit for group in hits.groups for hit in group.hits):
+        assert hit.highlights["title"].spans
+        assert math.isclose(hit.explanation.score, hit.score, rel_tol=1e-5)
 
 
 def test_min_score_leaves_out_hits_and_their_counts(docs):
@@ -518,10 +509,50 @@ def test_explanations_add_up_to_the_score(docs):
         docs.explain_text("luz", "nobody")
 
 
+def test_masks_of_an_earlier_moment_hold(lab, docs, eager):
+    """Whoever still searches an earlier moment is not led astray by what came after it."""
+    metas = fill(docs, 30)
+    docs.delete("p0")
+    docs.update("p1", metas=make_meta(["gas"]))
+    with lab._parts.texts.reading("docs") as reading:
+        moment = reading.moment
+    rows = np.array([1, 2, 3, 4])
+    before = texting.best_rows(moment, "luz gas dog x", 30, moment.mask(rows))
+    docs.update([f"p{i}" for i in range(2, 30)], metas=[{"title": "luz"}] * 28)
+    assert len(docs.search_text("luz", 99)) == 28
+    tend(lab)
+    docs.compact().result(30)
+    assert len(docs.search_text("luz", 99)) == 28
+    after = texting.best_rows(moment, "luz gas dog x", 30, moment.mask(rows))
+    assert before[0].tolist() == after[0].tolist() and before[1].tolist() == after[1].tolist()
+    assert set(before[0]) <= set(rows.tolist()) and len(metas) == 30
+    tend(lab)
+    assert len(docs.search_text("luz", 99, filter={"title": "luz"})) == 28
+
+
 def test_vectors_come_when_asked_for(docs):
     docs.upsert("a", [3, 4], {"title": "luz"})
     assert docs.search_text("luz", include_vector=True)[0].vector.tolist() == [3, 4]
     assert docs.search_text("luz")[0].vector is None
+
+
+def test_vectors_of_rows_compacted_meanwhile_are_read_again(docs, monkeypatch):
+    docs.upsert([f"p{i}" for i in range(20)], np.ones((20, 2)), [{"title": "luz"}] * 20)
+    docs.delete([f"p{i}" for i in range(15)])
+    fetched, best = [], texting.best_rows
+
+    def compacted_meanwhile(*args):
+        if not fetched:
+            fetched.append(True)
+            thread = threading.Thread(target=lambda: docs.compact().result(30))
+            thread.start()
+            thread.join()
+        return best(*args)
+
+    monkeypatch.setattr(texting, "best_rows", compacted_meanwhile)
+    hits = docs.search_text("luz", 9, include_vector=True)
+    assert fetched and docs.info().total_rows == 5
+    assert [hit.vector.tolist() for hit in hits] == [[1, 1]] * 5
 
 
 def test_what_is_no_text_is_an_empty_one(docs):
@@ -592,7 +623,8 @@ def test_a_transaction_begun_earlier_joins(lab, docs):
         rows, _ = texting.text_candidates(lab._parts, "docs", "luz", 100)
         assert 10 in rows
         assert [hit.id for hit in docs.search_text("luz", 100)].count("late") == 0
-        lab._parts.writer.run(compact)
+        docs.delete("p1")
+        docs.compact().result(30)
         later = threading.Thread(target=lambda: docs.search_text("luz"))
         later.start()
         later.join()

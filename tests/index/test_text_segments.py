@@ -18,7 +18,7 @@ def make(first_row, texts, forms, places):
     tokens = np.array([word for text in texts for word in text], np.int32)
     ends = np.cumsum([len(text) for text in texts])
     lengths = np.array([sum(word >= 0 for word in text) for text in texts])
-    return build_segment(first_row, [(tokens, ends, lengths)], forms, places)
+    return build_segment(first_row, [(tokens, ends, lengths)], [forms], places)
 
 
 def check(segment, texts, alive, forms):
@@ -48,7 +48,7 @@ def test_lists_hold_what_the_words_of_a_form_hold_also_when_merged(one, two, tab
     texts = one + two
     flags = st.lists(st.booleans(), min_size=len(texts), max_size=len(texts))
     live = np.array(data.draw(flags), bool)
-    merged = merge_segments(segments, live, forms, places)
+    merged = merge_segments(segments, live, [forms], places)
     check(merged, texts, live, forms)
     exact = {word for row, text in enumerate(texts) if live[row] for word in text if word >= 0}
     if exact:

@@ -351,6 +351,19 @@ class TestVectors:
         assert found["receipt"]["params"] == {"k": 2, "nprobe": 1, "rerank": 5}
         refused(filled.post(f"{V}/index/build", json={"kind": "tree"}), 422, "invalid_argument")
 
+    def test_a_collection_is_compacted_and_says_why_it_is_scanned(self, filled):
+        ok(filled.post(f"{V}/delete_batch", json={"ids": ["1", "2", "3"]}))
+        before = ok(filled.post(f"{V}/search", json={"vector": [4, 0], "k": 3}))
+        job = ok(filled.post(f"{V}/compact"), 202)["job"]
+        assert job["kind"] == "compact"
+        while (now := ok(filled.get(f"/v1/jobs/{job['id']}")))["state"] not in ("done", "failed"):
+            time.sleep(0.02)
+        assert (now["result"]["rows_before"], now["result"]["rows"]) == (9, 6)
+        assert ok(filled.post(f"{V}/search", json={"vector": [4, 0], "k": 3})) == before
+        [listed] = ok(filled.get("/v1/vector"))["collections"]
+        assert (listed["total_records"], listed["deleted_count"]) == (6, 0)
+        assert "6 rows" in ok(filled.get(f"{V}/index/status"))["why"]
+
 
 class TestSearch:
     def ingest(self, client, id, vector, **metadata):
