@@ -55,6 +55,7 @@ class ObjectEmbedder:
         self.model = model
         self.cacheable = cacheable
         self._method = method
+        self._asking = threading.Lock()  # few models are made for several threads at once
         self.name = name or _own_name(model)
         if not isinstance(self.name, str):
             raise InvalidArgument(f"name is {name!r}: expected a str")
@@ -74,8 +75,9 @@ class ObjectEmbedder:
 
     def _ask(self, texts, dim):
         try:
-            answer = self._method(list(texts))
-            vectors = answer if isinstance(answer, np.ndarray) else np.stack(list(answer))
+            with self._asking:
+                answer = self._method(list(texts))
+                vectors = answer if isinstance(answer, np.ndarray) else np.stack(list(answer))
         except Exception as error:
             raise EmbedderFailed(
                 f"embedder {self.name}: {type(error).__name__}: {error}"

@@ -20,6 +20,7 @@ class EmbeddingVerbs(PointVerbs):
 
         The collection is stamped with the embedder for good; another process, and another
         notebook, has to hand in the same one (but for ``"lsa"``, which is saved with it).
+        Vectors that are there when the first one is set are taken to be made by it.
 
         Parameters
         ----------

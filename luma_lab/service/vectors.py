@@ -78,6 +78,7 @@ class Summary(msgspec.Struct):
     text_fields: dict[str, float] | None
     language: str | None
     field_languages: dict[str, str] | None
+    embedder: str | None
 
 
 class ListAnswer(msgspec.Struct):
@@ -114,6 +115,7 @@ class DetailAnswer(msgspec.Struct):
     text_fields: dict[str, float] | None
     language: str | None
     field_languages: dict[str, str] | None
+    embedder: str | None
 
 
 class VectorHandler(BaseHandler):
@@ -256,6 +258,7 @@ def _declared(info):
         "text_fields": info.text_fields,
         "language": info.language,
         "field_languages": info.field_languages,
+        "embedder": info.embedder,
     }
 
 

@@ -79,6 +79,8 @@ class TestOutOfTheBox:
         assert fused[0]["branches"]["text"].keys() == {"rank", "score", "weight"}
         assert "branches" not in search(client, "traders", mode="text")[0]
         refused(ingest(client, 99, "x", [0.0] * passages.LSA_DIM), 400, "invalid_argument")
+        shown = client.get("/v1/vector/documents").json()["embedder"]
+        assert shown == documents.embedder.fingerprint
 
     def test_grouping_cuts_to_items_in_every_mode(self, client):
         for id, text in enumerate([*PETS, *PETS]):
