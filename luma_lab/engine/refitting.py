@@ -7,13 +7,14 @@ written meanwhile are embedded again until so few are left that they fit into th
 import logging
 import os
 import shutil
+import time
 from functools import partial
 
 import numpy as np
 
 from luma_lab.engine import embedding, points
 from luma_lab.engine.stamps import LSA, Texts, stamp_of
-from luma_lab.errors import Conflict, InvalidArgument, LumaError
+from luma_lab.errors import Conflict, InvalidArgument, LeaseHeld, LumaError
 from luma_lab.store import catalog, leases, mappings
 
 FIRST_POINTS = 50  # from which an LSA is fitted unasked
@@ -23,11 +24,14 @@ EMBED_TEXTS = 512
 INSIDE_POINTS = 1000  # that a local embedder may embed while the writer waits
 ROUNDS = 20
 KIND = "embedder_fit"
+WAIT_SECS = 0.05
 log = logging.getLogger(__name__)
 
 
-def fit(parts, name, fields=None, language=None, replace=False):
+def fit(parts, name, fields=None, language=None, replace=False, *, unasked=False):
     """Start the job that fits an LSA on a collection and embeds its points; return it.
+
+    It waits for another that embeds the collection; an `unasked` one leaves it at that.
 
     Raises
     ------
@@ -45,7 +49,7 @@ def fit(parts, name, fields=None, language=None, replace=False):
         )
     return parts.jobs.start(
         KIND,
-        partial(_fit, parts, row.uid, name, made),
+        partial(_fit, parts, row.uid, name, made, unasked),
         collection=name,
         params={"embedder": made.name, "fields": made.fields},
     )
@@ -70,17 +74,21 @@ def follow_texts(parts):
     """
     started = []
     for row in catalog.read_all(parts.database.reader()):
-        stamp = stamp_of(row)
-        if stamp is None or stamp.kind != LSA:
-            continue
-        since = max(stamp.fitted_on, parts.unfitted.get(row.uid, 0))
-        if row.live < max(FIRST_POINTS, GROWTH * since):
+        if not _is_due(parts, row):
             continue
         busy = [j for j in parts.jobs.list("running") if (j.kind, j.collection) == (KIND, row.name)]
         held = leases.holder(parts.database.reader(), lease_of(row.uid), parts.clock.now_ms())
         if not busy and not held:
-            started.append(fit(parts, row.name))
+            started.append(fit(parts, row.name, unasked=True))
     return started
+
+
+def _is_due(parts, row):
+    stamp = stamp_of(row)
+    if stamp is None or stamp.kind != LSA:
+        return False
+    since = max(stamp.fitted_on, parts.unfitted.get(row.uid, 0))
+    return row.live >= max(FIRST_POINTS, GROWTH * since)
 
 
 def lease_of(uid):
@@ -88,10 +96,15 @@ def lease_of(uid):
     return f"embedder:{uid}"
 
 
-def _fit(parts, uid, name, stamp, job):
+def _fit(parts, uid, name, stamp, unasked, job):
     from luma_lab.engine.embedders_lsa import LsaEmbedder
 
-    with _Leased(parts, uid, job):
+    lease = _Leased(parts, uid, job)
+    if unasked and not lease.take():
+        return None
+    with lease:
+        if unasked and not _is_due(parts, parts.follower.row(name)):
+            return None  # fitted meanwhile
         known = _read(parts, uid, name, stamp)
         embedder = LsaEmbedder(parts.follower.row(name).dim, stamp.language)
         try:
@@ -127,11 +140,22 @@ class _Leased:
     def __init__(self, parts, uid, job):
         self._parts, self._lease = parts, lease_of(uid)
         self._owner = f"{parts.owner}:{job.id}"
+        self._job = job
+
+    def take(self):
+        """Take the lease and return True; False where another has it."""
+        try:
+            self._parts.writer.run(
+                lambda unit: leases.take(unit.connection, self._lease, self._owner, unit.now_ms)
+            )
+        except LeaseHeld:
+            return False
+        return True
 
     def __enter__(self):
-        self._parts.writer.run(
-            lambda unit: leases.take(unit.connection, self._lease, self._owner, unit.now_ms)
-        )
+        while not self.take():
+            self._job.report(0.0)
+            time.sleep(WAIT_SECS)
 
     def __exit__(self, *_):
         self._parts.writer.run(

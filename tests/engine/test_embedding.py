@@ -10,6 +10,7 @@ from luma_lab.engine import embedding, refitting
 from luma_lab.engine.embedders import PROBE, ObjectEmbedder
 from luma_lab.engine.embedders_http import HttpEmbedder
 from luma_lab.errors import (
+    Cancelled,
     Conflict,
     CorruptStore,
     DimensionMismatch,
@@ -309,6 +310,20 @@ def test_searches_and_writes_meanwhile_never_meet_two_models(learned):
     for id, vector in vectors_of(learned).items():
         text = learned.get(id).meta["text"]
         np.testing.assert_allclose(vector, made.embed([text])[0], atol=1e-6)
+
+
+def test_two_fits_come_one_after_the_other(learned):
+    jobs = [learned.fit_embedder() for _ in range(3)]
+    assert [job.result(30)["points"] for job in jobs] == [len(IDS)] * 3
+    lease = refitting._Leased(learned._parts, 1, jobs[0])
+    with lease:
+        waiting = learned.fit_embedder()
+        unasked = refitting.fit(learned._parts, "docs", unasked=True)
+        assert unasked.result(30) is None
+        waiting.cancel()
+        with pytest.raises(Cancelled):
+            waiting.result(30)
+    assert learned.fit_embedder().result(30)
 
 
 def test_a_fit_survives_compaction_and_compaction_a_fit(learned):

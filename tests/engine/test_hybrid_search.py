@@ -138,6 +138,7 @@ def test_a_text_is_embedded_where_there_is_an_embedder(lab):
 
 
 def test_an_lsa_takes_part_once_it_is_fitted_and_knows_the_words(lab):
+    lab._upkeep.close()  # which would fit it soon
     docs = lab.create_collection("docs", DIM, text_fields=["text"])
     docs.use_embedder("lsa")
     docs.upsert(IDS, metas=METAS)
