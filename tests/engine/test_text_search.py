@@ -129,7 +129,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 @settings(
-    max_examples=25, deadline=None,
+    max_examples=15, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 def test_search_equals_a_fresh_index_after_any_changes(tmp_path, eager, steps):
