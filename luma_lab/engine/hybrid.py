@@ -197,7 +197,7 @@ def _fused(parts, name, asked, queries, depth):
             if asked.tree is not None:
                 rows = searching.matching_rows(parts, connection, row, asked.tree)
             found = _Found(parts, connection, row, moment, rows, asked, queries)
-            if queries is not None and not found.take_snapshot():
+            if (queries is not None or asked.include_vector) and not found.take_snapshot():
                 continue  # dropped and created again, or compacted, a moment ago
             asked.times["plan"] = _since(started)
             branches = found.branches(depth)
@@ -252,7 +252,7 @@ class _Found:
         return self.row.live if self.rows is None else len(self.rows)
 
     def take_snapshot(self):
-        """Take what vectors are looked up in; return whether it is of the same collection."""
+        """Take what vectors are looked up in; return whether it has the rows of the transaction."""
         self.snapshot = self.parts.follower.snapshot(self.row.name)
         now, row = self.snapshot.row, self.row
         return (now.uid, now.generation) == (row.uid, row.generation)
@@ -305,16 +305,14 @@ class _Found:
 
     def hits(self, fused):
         """Return the `HybridHit`s of what was fused."""
-        matrix = None
-        if self.asked.include_vector:
-            matrix = self.parts.matrices.checked(self.connection, self.row)
         rows = [self.row_of[hit.id] for hit in fused]
         points = read_nearest(self.connection, self.row.uid, rows, self.row.generation)
         made = []
         for row, (id, score, branches) in zip(rows, fused, strict=True):
             meta = points[row][1]
             meta = None if meta is NULL else codec.decode(meta)
-            vector = None if matrix is None else matrix.read(row)
+            # Of the snapshot: it holds on to a matrix that is compacted meanwhile.
+            vector = self.snapshot.vectors[row].copy() if self.asked.include_vector else None
             made.append(HybridHit(id, score, meta, vector, branches, score))
         return made
 

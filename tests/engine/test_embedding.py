@@ -311,6 +311,19 @@ def test_searches_and_writes_meanwhile_never_meet_two_models(learned):
         np.testing.assert_allclose(vector, made.embed([text])[0], atol=1e-6)
 
 
+def test_a_fit_survives_compaction_and_compaction_a_fit(learned):
+    before = learned.search("traders", 7)
+    learned.compact().result(30)
+    assert learned.search("traders", 7) == before
+    learned.upsert("new", metas={"text": "traders and cats"})
+    for _ in range(3):
+        for job in [learned.fit_embedder(), learned.compact()]:
+            job.result(30)
+    made = learned.embedder
+    for id, vector in vectors_of(learned).items():
+        np.testing.assert_allclose(vector, made.embed([learned.get(id).meta["text"]])[0], atol=1e-6)
+
+
 def test_another_process_sees_the_new_fit(tmp_path):
     with luma.open(tmp_path / "lab") as one, luma.open(tmp_path / "lab") as two:
         docs = one.create_collection("docs", DIM)

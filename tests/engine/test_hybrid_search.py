@@ -291,6 +291,32 @@ def test_every_hit_satisfies_the_filter_with_its_meta_while_points_change(docs):
     assert not wrong
 
 
+def test_compaction_meanwhile_is_not_noticed(docs):
+    stop, wrong = threading.Event(), []
+
+    def search():
+        while not stop.is_set():
+            for text, vector in (("cat", QUERY), ("cat", None), (None, QUERY)):
+                hits = docs.search_hybrid(vector, text, 20, include_vector=True)
+                for hit in hits:
+                    place = IDS.index(hit.id)
+                    if hit.meta != METAS[place] or (hit.vector != VECTORS[place]).any():
+                        wrong.append(hit)
+                if len(hits) < 20:
+                    wrong.append(hits)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    try:
+        for _ in range(4):
+            docs.upsert(IDS, VECTORS, METAS)
+            docs.compact().result(30)
+    finally:
+        stop.set()
+        thread.join()
+    assert not wrong
+
+
 def test_bad_input_is_named(lab, docs):
     def search(*args, **options):
         return lambda: docs.search_hybrid(*args, **options)
