@@ -16,7 +16,6 @@ from luma_lab.bench.measure import check_count
 from luma_lab.bench.truth import exact_neighbors
 from luma_lab.engine.fusion import METHODS, RRF_K, fuse
 from luma_lab.errors import InvalidArgument, UnknownName
-from luma_lab.index import TextIndex
 
 DEPTH = 100
 RRF_KS = (0, 2, 5, 10, 20, 60)
@@ -146,6 +145,8 @@ def text_branch(data, depth=DEPTH, *, index=None, language="en", **options):
     if data.texts is None or data.query_texts is None or data.ids is None:
         raise InvalidArgument(f"{data!r}: expected texts, query texts and ids")
     if index is None:
+        from luma_lab.index import TextIndex  # late, for it loads numba
+
         index = TextIndex(language, **options).build(data.texts)
     found = index.search_many(data.query_texts, depth, syntax=False)
     return [([data.ids[row] for row in hits.rows], hits.scores.tolist()) for hits in found]

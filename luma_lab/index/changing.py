@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from luma_lab.index.living import Living
+from luma_lab.index.living import Living, check_grown
 from luma_lab.index.protocol import check_threads
 from luma_lab.index.rows import Growing, read_only
 from luma_lab.index.updates import Rooms, insert, mend
@@ -62,9 +62,10 @@ class Changing(Living):
 
         Raises
         ------
-        IndexNotBuilt
+        IndexNotBuilt, InvalidArgument
         """
         graph = self._built(self._graph)
+        check_grown(self, vectors, live)
         made = type(self)(**self._settings(), threads=self.threads)
         rooms = made._rooms = Rooms(graph.neighbors, graph.live)
         places = np.arange(len(graph.nodes), len(vectors))

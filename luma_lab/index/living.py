@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from luma_lab.errors import InvalidArgument
 from luma_lab.index.directory import Directory
 from luma_lab.index.protocol import as_vectors, check_live_rows
 
@@ -69,3 +70,31 @@ class Living(Directory):
     @classmethod
     def _spares_vectors(cls, parameters):
         return parameters["quantizer"] is not None
+
+
+def check_grown(index, vectors, live):
+    """Raise unless an index can grow to `vectors` with the marks `live`: kernels trust both."""
+    _check_rows(index, vectors)
+    if len(vectors) < index.total_rows:
+        raise InvalidArgument(f"{len(vectors)} vectors: expected at least {index.total_rows}")
+    _check_marks(live, len(vectors))
+
+
+def check_compacted(index, vectors, kept, live):
+    """Raise unless `vectors` can be the rows of an index that are `kept` and marked `live`."""
+    _check_rows(index, vectors)
+    _check_marks(live, index.total_rows)
+    count = int(np.count_nonzero(kept & live))
+    if len(vectors) != count:
+        raise InvalidArgument(f"{len(vectors)} vectors: expected {count}, one for each live row")
+
+
+def _check_rows(index, vectors):
+    good = isinstance(vectors, np.ndarray) and vectors.dtype == np.float32 and vectors.ndim == 2
+    if not good or vectors.shape[1] != index.dim or not vectors.flags.c_contiguous:
+        raise InvalidArgument(f"vectors: expected a C-contiguous float32 array (n, {index.dim})")
+
+
+def _check_marks(live, count):
+    if not isinstance(live, np.ndarray) or live.dtype != bool or live.shape != (count,):
+        raise InvalidArgument(f"live: expected an array of {count} bools")

@@ -112,11 +112,18 @@ def docs(lab):
     return new_collection(lab)
 
 
+def begin_epoch(unit):
+    """Do to the log what a restore does."""
+    event_log.start_epoch(unit.head)
+    return unit.append("restored", data=b"{}")
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
             ["upsert", "upsert", "upsert", "meta", "vector", "delete", "where", "transaction",
-             "rolled back", "tend", "reopen", "lose", "cut", "recreate", "other lab", "compact"]
+             "rolled back", "tend", "reopen", "lose", "cut", "recreate", "other lab", "compact",
+             "epoch"]
         ),
         st.integers(0, 5),
         st.lists(st.sampled_from(WORDS), max_size=6),
@@ -129,7 +136,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 @settings(
-    max_examples=25, deadline=None,
+    max_examples=15, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 def test_search_equals_a_fresh_index_after_any_changes(tmp_path, eager, steps):
@@ -187,6 +194,8 @@ def test_search_equals_a_fresh_index_after_any_changes(tmp_path, eager, steps):
                 lab.drop_collection("docs")
                 new_collection(lab)
                 model = Model()
+            elif step == "epoch":
+                lab._parts.writer.run(begin_epoch)
             elif step == "compact":
                 docs.compact().result(30)
             elif step == "other lab":

@@ -172,6 +172,20 @@ class UpdatesContract:
             with pytest.raises(errors.IndexNotBuilt):
                 change()
 
+    def test_rows_and_marks_that_do_not_fit_make_no_index_of_an_older_one(self):
+        vectors = clustered(60, 8).astype(np.float32)
+        index, live = self.make(8).build(vectors[:50]), np.arange(60) % 2 == 0
+        for bad in (vectors[:40], vectors[:, :4], vectors.astype(float), vectors[::-1], None):
+            with pytest.raises(errors.InvalidArgument, match="vectors"):
+                index.grown(bad, live)
+        with pytest.raises(errors.InvalidArgument, match="live"):
+            index.grown(vectors, live[:50])
+        with pytest.raises(errors.InvalidArgument, match="live"):
+            index.compacted(vectors[:25], live)
+        with pytest.raises(errors.InvalidArgument, match="24 vectors: expected 25"):
+            index.compacted(vectors[:24], live[:50])
+        assert len(index.compacted(vectors[:50:2].copy(), live[:50])) == 25
+
     @pytest.mark.parametrize("mmap", [True, False])
     def test_a_changed_index_is_saved_and_loaded_as_it_is(self, tmp_path, mmap):
         vectors = clustered(600, 12)

@@ -1,4 +1,4 @@
-"""How the suite is spread over processes; fixtures are in the conftests of the folders below.
+"""How the suite is spread over processes: hooks that the conftest beside this file takes in.
 
 pytest-xdist gives whole files to its workers, in the order of collection. So the files that
 take longest come first: whichever worker is done early takes from what is left, and neither
@@ -50,23 +50,19 @@ TAKES_LONG = (
 FIRST = (COMPILES_EVERYTHING, *NEEDS_NO_KERNEL, *TAKES_LONG)
 
 
-def pytest_addoption(parser, pluginmanager):
-    """Let the words of pyproject.toml for pytest-xdist pass where it is switched off."""
-    if not pluginmanager.hasplugin("xdist"):
-        group = parser.getgroup("without xdist")
-        group.addoption("--numprocesses", "--dist", help="needs pytest-xdist")
-        group.addoption("--no-loadscope-reorder", action="store_true", help="needs pytest-xdist")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config):
-    """One worker a core, no more than `WORKERS`; none for files by name, done before they start."""
-    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
-        return None
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Ask pytest-xdist for workers, unless it is off or was told what to do, as by ``-n 0``."""
+    option = config.option
+    here = config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput")
+    if not here or option.numprocesses is not None or option.dist != "no" or option.usepdb:
+        return
     if all(Path(argument.split("::")[0]).is_file() for argument in config.args):
-        return 0
+        return  # files asked for by name are done before workers have started
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(WORKERS, cores) if cores > 1 else 0
+    if cores > 1:
+        option.numprocesses = min(WORKERS, cores)
+        option.dist, option.loadscopereorder = "loadfile", False
 
 
 def pytest_collection_modifyitems(items):
