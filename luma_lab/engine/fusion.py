@@ -11,8 +11,10 @@ from operator import ge
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from luma_lab.errors import InvalidArgument, UnknownName
+from luma_lab.types import Hits
 
 RRF_K = 60
 METHODS = ("rrf", "weighted", "distribution")
@@ -108,6 +110,56 @@ def fuse(branches, method="rrf", *, k=RRF_K, weights=None, limit=None):
     if method == "distribution":
         return distribution(branches, weights=weights, limit=limit)
     raise UnknownName("fusion", method, METHODS)
+
+
+def diversify(hits, k, *, balance=0.7):
+    """Choose `k` hits that are good and unlike each other: maximal marginal relevance.
+
+    One after the other, the hit of the greatest ``balance * relevance - (1 - balance) *
+    likeness`` is taken: its score brought to 0..1 by :func:`min_max`, and the largest cosine
+    between its vector and those taken before. Of equal ones the earlier comes first.
+
+    Parameters
+    ----------
+    hits : list of Hit
+        Best first, with vectors: search with ``include_vector=True``, and for more than `k`.
+    k : int
+    balance : float
+        1 keeps the first `k`, 0 looks at likeness alone (behind the best hit, taken first).
+
+    Returns
+    -------
+    Hits
+
+    References
+    ----------
+    Carbonell, Goldstein: The use of MMR, diversity-based reranking. SIGIR 1998.
+
+    Raises
+    ------
+    InvalidArgument
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise InvalidArgument(f"invalid k: {k!r}: expected an int of at least 1")
+    if not _is_number(balance) or not 0 <= balance <= 1:
+        raise InvalidArgument(f"balance is {balance!r}: expected a number from 0 to 1")
+    hits = list(hits)
+    if not hits:
+        return Hits()
+    if any(hit.vector is None for hit in hits):
+        raise InvalidArgument("the hits have no vectors: search with include_vector=True")
+    vectors = np.array([hit.vector for hit in hits], np.float64)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.where(lengths > 0, lengths, 1)
+    relevance = balance * np.array(min_max([hit.score for hit in hits]))
+    likeness = np.full(len(hits), -np.inf)
+    chosen, left = [int(relevance.argmax())], np.ones(len(hits), bool)
+    while len(chosen) < min(k, len(hits)):
+        left[chosen[-1]] = False
+        likeness = np.maximum(likeness, vectors @ vectors[chosen[-1]])
+        worth = np.where(left, relevance - (1 - balance) * likeness, -np.inf)
+        chosen.append(int(worth.argmax()))
+    return Hits(hits[place] for place in chosen)
 
 
 def min_max(scores):

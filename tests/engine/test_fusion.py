@@ -9,8 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luma_lab.engine import fusion
-from luma_lab.engine.fusion import Fused, Standing, distribution, fuse, rrf, weighted
+from luma_lab.engine.fusion import (
+    Fused,
+    Standing,
+    distribution,
+    diversify,
+    fuse,
+    rrf,
+    weighted,
+)
 from luma_lab.errors import InvalidArgument, UnknownName
+from luma_lab.types import Hit
 
 FINITE = st.floats(-1e6, 1e6)
 IDS = st.text("abcdé", min_size=1, max_size=2)
@@ -178,3 +187,51 @@ def test_bad_methods_and_constants_are_named():
     for nothing in ({}, None, []):
         with pytest.raises(InvalidArgument, match="branches is"):
             rrf(nothing)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 12), st.integers(1, 14), st.sampled_from([0, 0.3, 0.7, 1]), st.integers(0, 99)
+)
+def test_diversity_is_maximal_marginal_relevance(count, k, balance, seed):
+    rng = np.random.default_rng(seed)
+    scores = sorted(rng.standard_normal(count), reverse=True)
+    hits = [
+        Hit(f"h{n}", float(score), None, rng.standard_normal(3).astype(np.float32))
+        for n, score in enumerate(scores)
+    ]
+    low, high = scores[-1], scores[0]
+
+    def cosine(a, b):
+        a, b = a.vector.astype(float), b.vector.astype(float)
+        return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+
+    def worth(hit, taken):
+        relevance = (hit.score - low) / (high - low) if high > low else 1
+        return balance * relevance - (1 - balance) * max(cosine(hit, other) for other in taken)
+
+    expected, left = [hits[0]], hits[1:]
+    while left and len(expected) < k:
+        best = max(left, key=lambda hit: worth(hit, expected))
+        expected.append(best)
+        left.remove(best)
+    assert [hit.id for hit in diversify(hits, k, balance=balance)] == [h.id for h in expected]
+
+
+def test_diversity_passes_over_what_says_the_same():
+    same, other = np.array([1, 0], np.float32), np.array([0, 1], np.float32)
+    hits = [Hit("a", 1.0, None, same), Hit("b", 0.9, None, same), Hit("c", 0.5, None, other)]
+    assert [h.id for h in diversify(hits, 2, balance=0.5)] == ["a", "c"]
+    assert [h.id for h in diversify(hits, 2, balance=1)] == ["a", "b"]
+    assert diversify([], 3) == []
+    zero = [Hit("a", 1.0, None, same * 0), Hit("b", 1.0, None, same)]
+    assert [h.id for h in diversify(zero, 2)] == ["a", "b"]
+    for arguments, named in (
+        ((hits, 0), "invalid k"),
+        (([Hit("a", 1.0)], 1), "include_vector=True"),
+    ):
+        with pytest.raises(InvalidArgument, match=named):
+            diversify(*arguments)
+    for balance in (-0.1, 1.1, math.nan, "x"):
+        with pytest.raises(InvalidArgument, match="balance is"):
+            diversify(hits, 1, balance=balance)
