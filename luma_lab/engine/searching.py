@@ -73,7 +73,9 @@ def search(
             return []
         queries = points.check_vectors(vectors, count, snapshot.row.dim, name)
     fetch = partial(_fetch, hit or _hit, include_vector)
-    asked = {"search_list_size": search_list_size, "nprobe": nprobe, "rerank": rerank}
+    asked = planner.NOTHING
+    if search_list_size or nprobe or rerank:
+        asked = {"search_list_size": search_list_size, "nprobe": nprobe, "rerank": rerank}
     options = {"asked": asked, "exact": exact, "threads": threads}
     if tree is None:
         answers, found, snapshot, fetch_ms = _unfiltered(
@@ -301,7 +303,7 @@ def _check_min_score(min_score):
 
 def _receipt(snapshot, found, i, k, asked):
     index = None if found.index is None else snapshot.index
-    rerank_ms = float(found.rerank_ns[i]) / 1e6
+    rerank_ms = found.count("rerank_nanoseconds", i) / 1e6
     params = {"k": k}
     if index is not None:
         params |= kinds.KINDS[index.kind].options(snapshot.row, asked, k)
@@ -309,10 +311,10 @@ def _receipt(snapshot, found, i, k, asked):
         "strategy": found.strategy,
         "exact": index is None,
         "kind": "flat" if index is None else index.kind,
-        "hops": int(found.hops[i]),
-        "comparisons": int(found.comparisons[i]),
-        "reads": int(found.reads[i]),
-        "cache_hits": int(found.cache_hits[i]),
+        "hops": found.count("hops", i),
+        "comparisons": found.count("comparisons", i) + found.scanned,
+        "reads": found.count("reads", i),
+        "cache_hits": found.count("cache_hits", i),
         "candidates": int((found.rows[i] >= 0).sum()),
         "matches": None,
         "params": params,
