@@ -184,6 +184,41 @@ class Settings(BaseSettings):
         "TEST_VECTORS",
         expected="true or false",
     )
+    embedder: Literal["none", "lsa", "http"] = _setting(
+        "lsa",
+        "What makes the vectors of `/search`: 'lsa' learns from its texts, 'http' is an endpoint.",
+        "EMBEDDER",
+        expected="'none', 'lsa' or 'http'",
+    )
+    embedder_url: str | None = _setting(
+        None,
+        "Of EMBEDDER=http: where `/v1/embeddings` is, as OpenAI and Ollama have it.",
+        "EMBEDDER_URL",
+        expected="http(s)://host[:port][/v1]",
+        pattern=r"^https?://[^/\s?#@]+(/[^\s?#]*)?$",
+    )
+    embedder_model: str | None = _setting(
+        None,
+        "Of EMBEDDER=http: the model's name.",
+        "EMBEDDER_MODEL",
+        expected="a name",
+        min_length=1,
+    )
+    embedder_api_key: str | None = _setting(
+        None,
+        "Of EMBEDDER=http: the key sent there.",
+        "EMBEDDER_API_KEY",
+        expected="printable ASCII without spaces",
+        secret=True,
+        pattern=r"^[\x21-\x7e]+$",
+    )
+    search_language: str = _setting(
+        "en",
+        "Language of the texts of `/search`: 'none', 'es', 'en' or another of Snowball's.",
+        "SEARCH_LANGUAGE",
+        expected="'none' or two letters",
+        pattern=r"^(none|[a-z]{2})$",
+    )
     slow_query_ms: int = _setting(
         1000,
         "Requests that take longer are logged as warnings; 0: none.",
@@ -288,6 +323,9 @@ class Settings(BaseSettings):
                 f"MAX_JSON_MB is {self.max_json_mb}: expected at most MAX_BODY_MB, which is "
                 f"{self.max_body_mb}"
             )
+        for name in ("embedder_url", "embedder_model"):
+            if self.embedder == "http" and getattr(self, name) is None:
+                raise InvalidArgument(f"{name.upper()} is missing: EMBEDDER=http needs it")
         if not _is_address(self.bind):
             raise InvalidArgument(
                 f"BIND_ADDR (--bind) is {self.bind!r}: expected an IP address or 'localhost'"

@@ -177,6 +177,21 @@ class Conflict(LumaError):
     code = "conflict"
 
 
+class EmbedderMismatch(Conflict):
+    """Vectors of two embedding models would come to lie in one collection."""
+
+    def __init__(self, collection, expected, actual):
+        super().__init__(collection, expected, actual)
+        self.collection, self.expected, self.actual = collection, expected, actual
+
+    def __str__(self):
+        return (
+            f"the vectors of collection {self.collection!r} were made by {self.expected}, not by "
+            f"{self.actual}: use that embedder, or replace every vector with "
+            "use_embedder(embedder, replace=True)"
+        )
+
+
 class RevisionConflict(Conflict):
     """The key changed since the caller read it; read again and retry."""
 
@@ -236,6 +251,16 @@ class Unavailable(LumaError, RuntimeError):
     """The service can't answer now."""
 
     code = "unavailable"
+
+
+class EmbedderUnavailable(Unavailable):
+    """The embedder's endpoint can't be reached, is too busy or too slow."""
+
+
+class EmbedderFailed(LumaError, RuntimeError):
+    """An embedder refused a text, or answered with what is no vector of it."""
+
+    code = "embedder_failed"
 
 
 class Cancelled(LumaError, RuntimeError):

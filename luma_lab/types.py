@@ -76,6 +76,20 @@ class Hit(msgspec.Struct, frozen=True):
     vector: np.ndarray | None = None
 
 
+class TextHit(Hit, frozen=True):
+    """A hit of a text search.
+
+    Attributes
+    ----------
+    highlights : dict of str to luma_lab.index.highlight.Snippet, or None
+        By field, where there is text.
+    explanation : luma_lab.index.scoring.Explanation, or None
+    """
+
+    highlights: dict[str, Any] | None = None
+    explanation: Any = None
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Hits with one value of the field they were grouped by, best first."""
@@ -85,7 +99,16 @@ class Group:
 
 
 class Hits(list):
-    """List of `Hit`, best first, with the receipt of the search and, if asked for, its groups."""
+    """List of `Hit`, best first, with the receipt of the search and, if asked for, its groups.
+
+    Attributes
+    ----------
+    receipt : dict or None
+    groups : list of Group, or None
+    facets : dict of str to list of (value, count), or None
+    """
+
+    facets = None
 
     def __init__(self, hits=(), receipt=None, groups=None):
         super().__init__(hits)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hand_clock import HandClock
+from spread import pytest_cmdline_main, pytest_collection_modifyitems  # noqa: F401
 
 from luma_lab.engine.lab import Lab
 

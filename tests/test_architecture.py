@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from spread import FIRST
+
 import luma_lab
 
 ROOT = Path(luma_lab.__file__).parent
@@ -133,3 +135,9 @@ def test_every_error_is_in_the_family_and_pickles():
         error = kind(*values)
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is kind and str(again) == str(error)
+
+
+def test_files_that_are_to_start_first_are_there():
+    root = Path(__file__).parents[1]
+    assert [name for name in FIRST if not (root / name).is_file()] == []
+    assert len(set(FIRST)) == len(FIRST)

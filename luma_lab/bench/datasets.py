@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from luma_lab.bench import formats
+from luma_lab.bench import beir, formats
 from luma_lab.bench.truth import exact_neighbors, pair_distances, tie_scale
 from luma_lab.errors import DimensionMismatch, InvalidArgument, NotFound, UnknownName
 from luma_lab.types import METRICS
@@ -171,14 +171,16 @@ def names():
     return sorted(_SHIPPED)
 
 
-def load(name_or_path, metric=None, *, queries=None):
-    """Load a shipped data set by name or vector files by path.
+def load(name_or_path, metric=None, *, queries=None, split=None):
+    """Load a shipped data set by name, vector files or a folder of judged texts by path.
 
     Parameters
     ----------
     name_or_path : str or path
         A name from :func:`names`, or a file: ``.npy``, ``.fvecs``, ``.bvecs``, ``.ivecs``,
-        ``.fbin``, ``.u8bin``, ``.i8bin``, or ann-benchmarks' ``.hdf5``.
+        ``.fbin``, ``.u8bin``, ``.i8bin``, or ann-benchmarks' ``.hdf5``; or a folder in the
+        layout of BEIR (``corpus.jsonl``, ``queries.jsonl``, ``qrels/test.tsv``): texts, judged
+        queries and no vectors, see :func:`luma_lab.bench.beir.read_folder`.
     metric : {"cosine", "dot", "l2"}, optional
         Default: what the set or the HDF5 file says; "l2" for files that do not say.
     queries : path, optional
@@ -186,12 +188,16 @@ def load(name_or_path, metric=None, *, queries=None):
         the base under the same name with ``query`` for ``base`` (``sift_base.fvecs`` and
         ``sift_query.fvecs``); without one, the last tenth of the rows, at most 1,000, become
         the queries and leave the base.
+    split : str, optional
+        Of a BEIR folder: which judgements. Default: ``qrels.tsv``, else ``qrels/test.tsv``,
+        else the only ones.
 
     Returns
     -------
     Dataset
         Vectors as float32. Half-precision vectors under cosine are re-normalised, as float16
-        rounds their lengths. ``lohelp300_en`` and ``lohelp300_es`` have texts only.
+        rounds their lengths. ``lohelp300_en`` and ``lohelp300_es`` have texts only, a BEIR
+        folder texts and judgements only.
 
     Raises
     ------
@@ -207,6 +213,8 @@ def load(name_or_path, metric=None, *, queries=None):
     if not isinstance(name_or_path, str | os.PathLike):
         raise InvalidArgument(f"{name_or_path!r}: expected the name of a data set or a path")
     name = os.fspath(name_or_path)
+    if split is not None and not beir.is_folder(name):
+        raise InvalidArgument(f"split={split!r}: only a folder in the layout of BEIR has splits")
     if name in _SHIPPED:
         if queries is not None:
             raise InvalidArgument(f"data set {name!r} brings its own queries; got {queries!r}")
@@ -214,10 +222,18 @@ def load(name_or_path, metric=None, *, queries=None):
     path = Path(name_or_path)
     if path.suffix.lower() in formats.SUFFIXES:
         return _load_file(path, metric, queries)
+    if beir.is_folder(path):
+        for given, value in (("metric", metric), ("queries", queries)):
+            if value is not None:
+                raise InvalidArgument(
+                    f"{path} holds texts and judged queries; got {given}={value!r}"
+                )
+        return Dataset(name=path.resolve().name, **beir.read_folder(path, split))
     if path.exists():
         raise InvalidArgument(
             f"{path}: can't load {'a folder' if path.is_dir() else repr(path.suffix)}; expected a "
-            f"file of type {', '.join(formats.SUFFIXES)}, or one of {', '.join(names())}"
+            f"file of type {', '.join(formats.SUFFIXES)}, a folder with corpus.jsonl, or one of "
+            f"{', '.join(names())}"
         )
     if path.suffix or path.name != name:
         raise NotFound(f"{path}: no such file, nor a shipped data set ({', '.join(names())})")

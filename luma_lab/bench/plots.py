@@ -10,6 +10,7 @@ from luma_lab.errors import InvalidArgument
 
 COLOURS = ("#2f6fde", "#ea6a12", "#0f9d76", "#b5359c", "#8a6d00", "#d1344b", "#5b5bd6", "#64748b")
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "plus", "x")
+SCALE_LINES = (("qps", "queries a second"), ("comparisons", "comparisons a query"))
 HOVER = (
     ("recall", "@recall{0.0000}"), ("queries a second", "@qps{0,0}"), ("p50", "@p50_ms{0.000} ms"),
     ("p99", "@p99_ms{0.000} ms"), ("hops", "@hops{0.0}"), ("comparisons", "@comparisons{0,0.0}"),
@@ -52,6 +53,106 @@ def plot_recall_latency(tables, *, latency="p50_ms", title=None, width=700, heig
         raise InvalidArgument(f"latency is {latency!r}; expected 'p50_ms' or 'p99_ms'")
     label = f"{latency.removesuffix('_ms')} latency (ms)"
     return _plot(tables, latency, label, False, title, width, height)
+
+
+def plot_fusion(report, *, width=700, height=420):
+    """Draw what a `FusionReport` found; see :meth:`FusionReport.plot`."""
+    from bokeh.models import BoxAnnotation, ColumnDataSource, Span, Whisker
+    from bokeh.plotting import figure
+
+    columns = report.against[report.best_branch]
+    best = report.branches.index(report.best_branch)
+    plot = figure(
+        title=f"{report.dataset}: fusing {' and '.join(report.branches)}",
+        x_axis_label=f"weight of {report.branches[0]}", y_axis_label=report.by, width=width,
+        height=height, tools="pan,wheel_zoom,box_zoom,reset,save,hover",
+    )  # fmt: skip
+    plot.toolbar.logo = None
+    low, high = float(columns["low"][best]), float(columns["high"][best])
+    plot.add_layout(BoxAnnotation(bottom=low, top=high, fill_color="#64748b", fill_alpha=0.12))
+    alone = float(report.values[report.by][best])
+    plot.add_layout(
+        Span(location=alone, dimension="width", line_dash="dashed", line_color="#64748b")
+    )
+    drawn = plot.line if len(report.branches) == 2 else plot.scatter
+    for i, (label, x, y) in enumerate(report.lines()):
+        drawn(x, y, color=COLOURS[i % len(COLOURS)], legend_label=label, name=label)
+    weights = [setting["weights"][report.branches[0]] for setting in report.picked]
+    tuned = ColumnDataSource(
+        {
+            "x": [float(np.mean(weights))],
+            "y": [report.held_out[report.by]],
+            "low": [float(columns["low"][-1])],
+            "high": [float(columns["high"][-1])],
+        }
+    )
+    plot.scatter(
+        "x", "y", source=tuned, marker="diamond", size=14, color="#1f2733",
+        legend_label="tuned, held out", name="tuned",
+    )  # fmt: skip
+    plot.add_layout(Whisker(base="x", lower="low", upper="high", source=tuned))
+    plot.legend.click_policy = "hide"
+    plot.legend.location = "bottom_center"
+    plot._repr_html_ = lambda: _inline(plot, width, height)
+    return plot
+
+
+def plot_scale(table, *, title=None, width=700, height=420):
+    """Draw rates and comparisons at a recall of 0.95 against the number of rows, both log.
+
+    Parameters
+    ----------
+    table : DataFrame of :func:`luma_lab.bench.scale.measure`
+    title : str, optional
+    width, height : int, pixels
+
+    Returns
+    -------
+    bokeh figure
+        A line a measure, named with its slope. In a notebook cell it shows itself.
+
+    Raises
+    ------
+    InvalidArgument
+        A column is missing, or no size reached the recall.
+    """
+    from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
+    from bokeh.plotting import figure
+
+    from luma_lab.bench.scale import slopes
+
+    columns = getattr(table, "columns", ())
+    for wanted in ("rows", *(column for column, _ in SCALE_LINES)):
+        if wanted not in columns:
+            raise InvalidArgument(f"no column {wanted!r}; expected a table of scale.measure")
+    plot = figure(
+        title=title if title is not None else table.attrs.get("dataset"),
+        x_axis_label="rows", y_axis_label=f"at recall@{table.attrs.get('k', 'k')} 0.95",
+        x_axis_type="log", y_axis_type="log", width=width, height=height,
+        tools="pan,wheel_zoom,box_zoom,reset,save",
+    )  # fmt: skip
+    for axis in (*plot.xaxis, *plot.yaxis):
+        axis.formatter = NumeralTickFormatter(format="0,0")
+    plot.toolbar.logo = None
+    steepness = slopes(table)
+    drawn = 0
+    for i, (column, label) in enumerate(SCALE_LINES):
+        known = table[np.isfinite(table[column].to_numpy(float))]
+        if not len(known):
+            continue
+        drawn += 1
+        shown = f"{label} (slope {steepness[column]:.2f})"
+        source = ColumnDataSource({"rows": known["rows"].to_list(), "y": known[column].to_list()})
+        line = {"source": source, "color": COLOURS[i], "legend_label": shown}
+        plot.line("rows", "y", line_width=2, name=f"{column}: line", **line)
+        points = plot.scatter("rows", "y", size=9, marker=MARKERS[i], name=column, **line)
+        tips = [("rows", "@rows{0,0}"), (label, "@y{0,0.0}")]
+        plot.add_tools(HoverTool(renderers=[points], tooltips=tips))
+    if not drawn:
+        raise InvalidArgument("no size has a figure: no list size reached a recall of 0.95")
+    plot.legend.click_policy = "hide"
+    plot._repr_html_ = lambda: _inline(plot, width, height)
+    return plot
 
 
 def pareto(recalls, values, *, higher_is_better=True):

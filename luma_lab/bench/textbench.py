@@ -11,6 +11,7 @@ import json
 import re
 import statistics
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,12 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from luma_lab import codec
+from luma_lab.engine.lab import Lab
 from luma_lab.errors import InvalidArgument, Unavailable, UnknownName
 from luma_lab.index import TextIndex
 
 FREQUENT_WORDS = 100
 WORD = re.compile(r"[^\W_]+")
 PEERS = ("luma", "tantivy", "bm25s-numba", "bm25s", "fts5", "rank-bm25")
+ADDED_AT_ONCE = 5000
+ADDED_FIRST = 5  # whose times do not count
 SLOW_QUERIES = 20  # of engines that take tens of milliseconds a query
 
 
@@ -263,7 +267,113 @@ def _table(made, builds, times, sets, n_texts):
     return rows
 
 
+class AddingLuma:
+    """A collection of a lab on disk: `upsert`, then `search_text`."""
+
+    def __init__(self, texts, path):
+        self._lab = Lab(path)
+        self._points = self._lab.create_collection(
+            "texts", 2, text_fields=["text"], language="none"
+        )
+        for start in range(0, len(texts), ADDED_AT_ONCE):
+            part = texts[start : start + ADDED_AT_ONCE]
+            ids = range(start, start + len(part))
+            self._points.upsert(ids, np.zeros((len(part), 2)), [{"text": text} for text in part])
+        self._points.search_text("")
+
+    def add_and_find(self, id, text, word):
+        """Store a text so that it survives power loss, and find it; return whether it is first."""
+        self._points.upsert(id, [0, 0], {"text": text})
+        return [hit.id for hit in self._points.search_text(word, 1)] == [str(id)]
+
+    def close(self):
+        """Close the lab."""
+        self._lab.close()
+
+
+class AddingTantivy:
+    """tantivy's index in a directory: add, commit, reload, search, read the stored id."""
+
+    def __init__(self, texts, path):
+        import tantivy
+
+        self._module = tantivy
+        builder = tantivy.SchemaBuilder().add_text_field("text", index_option="freq")
+        schema = builder.add_unsigned_field("id", stored=True).build()
+        Path(path).mkdir()
+        self._index = tantivy.Index(schema, path=str(path))
+        self._writer = self._index.writer(100_000_000, 1)
+        for id, text in enumerate(texts):
+            self._writer.add_document(tantivy.Document(text=text, id=id))
+        self._writer.commit()
+
+    def add_and_find(self, id, text, word):
+        """As of `AddingLuma`."""
+        self._writer.add_document(self._module.Document(text=text, id=id))
+        self._writer.commit()
+        self._index.reload()
+        searcher = self._index.searcher()
+        found = searcher.search(self._index.parse_query(word, ["text"]), 1).hits
+        return [searcher.doc(address)["id"][0] for _, address in found] == [id]
+
+    def close(self):
+        """Finish what it merges."""
+        self._writer.wait_merging_threads()
+
+
+ADDING = {"luma": AddingLuma, "tantivy": AddingTantivy}
+
+
+def measure_adding(texts, *, engines=("luma", "tantivy"), count=100):
+    """Add one text and find it, durably, again and again, engines in turn.
+
+    Returns
+    -------
+    list of dict
+        ``engine``, ``p50_ms`` and ``p90_ms`` of an addition with its search, and ``over_luma``.
+
+    Raises
+    ------
+    UnknownName, Unavailable
+    """
+    for name in engines:
+        if name not in ADDING:
+            raise UnknownName("engine", name, ADDING)
+    spent, made = {name: [] for name in engines}, {}
+    with tempfile.TemporaryDirectory() as home:
+        try:
+            for name in engines:
+                try:
+                    made[name] = ADDING[name](texts, Path(home) / name)
+                except ImportError as error:
+                    raise Unavailable(f"{name} is not installed ({error})") from None
+            for turn in range(count + ADDED_FIRST):
+                text = f"word{turn} {texts[turn % len(texts)]}"
+                for name, engine in made.items():
+                    began = time.perf_counter()
+                    found = engine.add_and_find(len(texts) + turn, text, f"word{turn}")
+                    if turn >= ADDED_FIRST:
+                        spent[name].append((time.perf_counter() - began) * 1000)
+                    if not found:
+                        raise Unavailable(f"{name} did not find the text it had just added")
+        finally:
+            for engine in made.values():
+                engine.close()
+    medians = {name: statistics.median(times) for name, times in spent.items()}
+    return [
+        {
+            "engine": name,
+            "p50_ms": medians[name],
+            "p90_ms": float(np.percentile(times, 90)),
+            **({"over_luma": medians[name] / medians["luma"]} if "luma" in medians else {}),
+        }
+        for name, times in spent.items()
+    ]
+
+
 if __name__ == "__main__":
     for file in sys.argv[1:]:
         for figures in measure(load_texts(file)):
+            sys.stdout.buffer.write(codec.encode({"file": Path(file).name, **figures}) + b"\n")
+        for figures in measure_adding(load_texts(file)):
             sys.stdout.buffer.write(codec.encode({"file": Path(file).name, **figures}) + b"\n")

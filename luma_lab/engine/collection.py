@@ -1,13 +1,16 @@
 """Collections: named sets of points with one dimension and one metric."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from luma_lab.engine import builds, compaction, searching
+from luma_lab.engine import builds, compaction, embedding, searching
+from luma_lab.engine.embedding_verbs import EmbeddingVerbs
 from luma_lab.engine.index_files import kind_of
-from luma_lab.engine.point_verbs import PointVerbs
+from luma_lab.engine.text_settings import field_languages, field_weights
+from luma_lab.engine.text_verbs import TextVerbs
 from luma_lab.errors import InvalidArgument, LumaError
 from luma_lab.store import mappings
 from luma_lab.store.database import luma_errors
@@ -32,6 +35,10 @@ class CollectionInfo:
     created_at_ms: int
     updated_at_ms: int
     meta_indexes: tuple[str, ...] = ()
+    text_fields: dict[str, float] | None = None
+    language: str | None = None
+    embedder: str | None = None
+    field_languages: dict[str, str] | None = None
 
 
 class VectorSnapshot(NamedTuple):
@@ -42,8 +49,11 @@ class VectorSnapshot(NamedTuple):
     offset: int
 
 
-class Collection(PointVerbs):
+class Collection(EmbeddingVerbs, TextVerbs):
     """A collection of a lab; see :class:`PointVerbs` for reading and writing points.
+
+    :class:`EmbeddingVerbs` has what makes vectors of texts, and hybrid search,
+    :class:`TextVerbs` what searches them by words.
 
     Thread-safe. Every search sees every write acknowledged before it began, in any process.
     """
@@ -74,7 +84,8 @@ class Collection(PointVerbs):
 
         Parameters
         ----------
-        vector : array of shape (dim,)
+        vector : array of shape (dim,), or str
+            A text is embedded by the collection's embedder.
         k : int
             At least 1; more than there are points gives what there is.
         search_list_size : int, optional
@@ -111,12 +122,12 @@ class Collection(PointVerbs):
         Raises
         ------
         CollectionNotFound, DimensionMismatch, InvalidArgument, InvalidFilter, CorruptStore
+        NotSupported, EmbedderUnavailable, EmbedderFailed
+            Of a text.
         """
-        if searching.dimensions(vector) == 2:
+        if type(vector) is not str and searching.dimensions(vector) == 2:
             raise InvalidArgument("search takes one vector of shape (dim,): use search_many")
-        return searching.search(
-            self._parts,
-            self.name,
+        return self._searched(
             [vector],
             k,
             search_list_size=search_list_size,
@@ -137,13 +148,13 @@ class Collection(PointVerbs):
 
         Parameters
         ----------
-        vectors : array of shape (n, dim)
+        vectors : array of shape (n, dim), or list of str
         threads : int
             Cores to search with; 0 means all.
         **options
             As in :meth:`search`.
         """
-        return searching.search(self._parts, self.name, vectors, k, threads=threads, **options)
+        return self._searched(vectors, k, threads=threads, **options)
 
     def info(self):
         """Return the `CollectionInfo`."""
@@ -164,6 +175,10 @@ class Collection(PointVerbs):
             row.created_at_ms,
             row.updated_at_ms,
             tuple(row.meta_indexes),
+            field_weights(row.text) if row.text else None,
+            row.text["language"] if row.text else None,
+            row.embedder["fingerprint"] or row.embedder["name"] if row.embedder else None,
+            field_languages(row.text) if row.text else None,
         )
 
     @luma_errors
@@ -224,6 +239,12 @@ class Collection(PointVerbs):
         Searches and writes go on; see `luma_lab.engine.compaction`.
         """
         return compaction.start(self._parts, self.name)
+
+    def _searched(self, queries, k, **options):
+        search = partial(searching.search, self._parts, self.name, k=k, **options)
+        if type(queries) in (list, tuple) and queries and type(queries[0]) is str:
+            return embedding.answer(self._parts, self.name, list(queries), search)
+        return search(queries)
 
     def __len__(self):
         return self._row().live

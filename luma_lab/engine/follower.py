@@ -11,6 +11,7 @@ import time
 
 import apsw
 
+from luma_lab.engine.point_cache import PointCaches
 from luma_lab.engine.views import View
 from luma_lab.errors import (
     CollectionNotFound,
@@ -34,6 +35,7 @@ CATALOG_TYPES = frozenset(
         "index_built",
         "index_dropped",
         "index_tuned",
+        "vector_embedder_changed",
     }
 )
 _WATCHED = ", ".join(f"'{t}'" for t in sorted(event_log.POINT_TYPES | CATALOG_TYPES))
@@ -68,6 +70,7 @@ class Follower:
         self._callbacks = []
         self._waiting = 0
         self._views = {}
+        self.points = PointCaches()
         self._catalog = {}
         self._version = None
         self._stopped = False
@@ -80,14 +83,18 @@ class Follower:
         """Absorb everything committed so far, in any process; return the log's `Head`."""
         self._database.check()  # before the lock: after a fork nobody would ever release it
         with self._lock:
-            try:
-                version = self._connection.execute("PRAGMA data_version").get
-                if version != self._version:
-                    self._absorb()
-                    self._version = version
-            except apsw.Error as error:
-                raise as_luma_error(error, self._database.file) from error
+            self._look()
             return self.head
+
+    def _look(self):
+        """Do what :meth:`catch_up` does; under the lock."""
+        try:
+            version = self._connection.execute("PRAGMA data_version").get
+            if version != self._version:
+                self._absorb()
+                self._version = version
+        except apsw.Error as error:
+            raise as_luma_error(error, self._database.file) from error
 
     @luma_errors
     def snapshot(self, name):
@@ -100,9 +107,10 @@ class Follower:
         self._database.check()
         for attempt in range(RETRIES):
             with self._lock:
-                self.catch_up()
+                self._look()
                 try:
-                    return self._view(name).snapshot()
+                    view = self._views.get(name) or self._load_view(name)
+                    return view.snapshot()
                 except RowsGone:
                     # Compacted by another process since: that is in the log by now.
                     if attempt == RETRIES - 1 or not self._is_behind(name):
@@ -121,7 +129,7 @@ class Follower:
         """Return the present `CollectionRow` of a collection, with counters caught up."""
         self._database.check()
         with self._lock:
-            self.catch_up()
+            self._look()
             return catalog.require(self._connection, name)
 
     def row_of(self, uid):
@@ -135,7 +143,7 @@ class Follower:
         """Return the names of all collections, sorted."""
         self._database.check()
         with self._lock:
-            self.catch_up()
+            self._look()
             return sorted(self._catalog)
 
     def wait_for(self, offset, timeout_secs):
@@ -287,23 +295,19 @@ class Follower:
             return True
         return (row.uid, row.generation) != (known.uid, known.generation)
 
-    def _view(self, name):
-        view = self._views.get(name)
-        if view is None:
-            if name not in self._catalog:
-                raise CollectionNotFound(name)
-            view = self._views[name] = self._load_view(name)
-        return view
-
     def _load_view(self, name):
+        if name not in self._catalog:
+            raise CollectionNotFound(name)
         connection = self._connection
         connection.execute("BEGIN")
         try:
             row = catalog.require(connection, name)
             matrix = self._matrices.checked(connection, row)
-            view = View(connection, row, matrix, event_log.read_head(connection).offset)
+            applied = event_log.read_head(connection).offset
+            view = View(connection, row, matrix, applied, self.points.make(applied))
         finally:
             connection.execute("COMMIT")
         if row.index_name is not None:
             view.use_index(self._load_index(row), row.index_name, row.index_rows)
+        self._views[name] = view
         return view

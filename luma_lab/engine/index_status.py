@@ -4,6 +4,7 @@ from luma_lab.engine import kinds
 from luma_lab.engine.choosing import wanted
 from luma_lab.engine.index_files import directory, kind_of
 from luma_lab.engine.kinds import AUTO, BY, BY_CHOICE, DROPPED, FLAT
+from luma_lab.engine.text_caches import text_status
 from luma_lab.files import directory_bytes
 
 
@@ -33,6 +34,7 @@ def status(parts, name, least_rows):
         "disk_bytes": directory_bytes(path) if available and path.is_dir() else 0,
         "last_built_ms": row.index_built_ms,
         "graph_files": sorted(files) if available else [],
+        "text": text_status(parts, row),
         "why": _why(parts, row, index, running, least_rows),
     }
 

@@ -28,6 +28,8 @@ from luma_lab.engine.jobs import Jobs
 from luma_lab.engine.operations import apply_operations
 from luma_lab.engine.sql import Readers, Sql
 from luma_lab.engine.state import State, StateCache
+from luma_lab.engine.text_caches import TextCaches
+from luma_lab.engine.text_settings import check_settings
 from luma_lab.engine.transaction import Transaction
 from luma_lab.engine.upkeep import Retention, Upkeep, remove_orphans
 from luma_lab.engine.verify import verify
@@ -57,7 +59,10 @@ class Parts:
     jobs: Jobs = None
     prepared: dict[Any, Any] = dataclasses.field(default_factory=dict)
     masks: Any = dataclasses.field(default_factory=lambda: zict.LRU(MASKS, {}))
+    texts: TextCaches = None
     rebuilding: set[Any] = dataclasses.field(default_factory=set)
+    embedders: dict[int, Any] = dataclasses.field(default_factory=dict)
+    unfitted: dict[int, int] = dataclasses.field(default_factory=dict)
     not_before: dict[int, float] = dataclasses.field(default_factory=dict)
     auto_index: bool = True
     index_memory_bytes: int = 0
@@ -124,6 +129,7 @@ class Lab:
             readers = Readers(parts, self.events)
             parts.writer.guard = readers.guard(parts.writer.connection, writes=True)
             self.sql = Sql(parts.writer.run, readers)
+            parts.texts = TextCaches(parts)
             self._upkeep = Upkeep(parts, retention or Retention())
         except BaseException:
             self._stop()
@@ -159,12 +165,27 @@ class Lab:
             return 0
 
     @property
+    def point_cache_bytes(self):
+        """Memory of the ids and metas kept of points that searches answered with, about."""
+        return self._parts.follower.points.memory_bytes
+
+    @property
     def writer_queue(self):
         """How many operations wait for the writer, about."""
         return self._parts.writer.waiting
 
     def create_collection(
-        self, name, dim, metric="cosine", *, index="auto", params=None, meta_indexes=()
+        self,
+        name,
+        dim,
+        metric="cosine",
+        *,
+        index="auto",
+        params=None,
+        meta_indexes=(),
+        text_fields=None,
+        language=None,
+        **text_options,
     ):
         """Create a collection.
 
@@ -184,6 +205,8 @@ class Lab:
             kind are refused; with "auto" each kind takes its own.
         meta_indexes : sequence of str
             Dotted paths into meta, at most 16, that filters find by an index of their own.
+        text_fields, language, **text_options
+            What `Collection.search_text` searches, see :meth:`Collection.set_text_fields`.
 
         Raises
         ------
@@ -197,12 +220,13 @@ class Lab:
         kinds.check_kind(index)
         params = kinds.check_params(params, index) if params else {}
         paths = declared.check_paths(meta_indexes)
+        text = check_settings(text_fields, language, **text_options)
 
         def operation(unit):
             if catalog.find(unit.connection, name) is not None:
                 raise AlreadyExists("collection", name)
             uid = catalog.insert(
-                unit.connection, name, dim, metric, index, params, unit.now_ms, list(paths)
+                unit.connection, name, dim, metric, index, params, unit.now_ms, list(paths), text
             )
             for statement in declared.index_statements(uid, paths):
                 unit.connection.execute(statement)
@@ -354,7 +378,8 @@ class Lab:
         parts = self._parts
         forked = parts.database.forked
         if not forked:
-            for part in (parts.jobs, getattr(self, "_upkeep", None), parts.writer, parts.follower):
+            upkeep = getattr(self, "_upkeep", None)
+            for part in (parts.jobs, upkeep, parts.texts, parts.writer, parts.follower):
                 if part is not None:
                     part.close()
             parts.matrices.close()

@@ -54,12 +54,10 @@ def find_candidates(snapshot, queries, k, *, asked=None, exact=False, threads=1)
 
     Parameters
     ----------
-    queries : float32 array of shape (n_queries, dim)
+    queries : float32 array of shape (n_queries, dim), or (dim,) for one
     asked : dict, optional
         Search parameters by name, None for the collection's own; the index takes what fits it.
     """
-    from luma_lab.index.flat import exact_search
-
     started = time.perf_counter()
     total = len(snapshot.vectors)
     found = None
@@ -73,6 +71,8 @@ def find_candidates(snapshot, queries, k, *, asked=None, exact=False, threads=1)
     if found is not None:
         rows, distances, stats = found
     if start < total or rows is None:
+        from luma_lab.index.flat import exact_search
+
         tail = exact_search(
             snapshot.vectors,
             queries,
@@ -105,9 +105,11 @@ def find_among(snapshot, queries, k, rows, *, asked=None, exact=False, threads=1
     """
     started = time.perf_counter()
     inside = int(np.searchsorted(rows, snapshot.indexed_rows))
+    # The very array where it can be: the index knows it again.
+    part = rows if inside == len(rows) else rows[:inside]
     found = None
     if snapshot.index is not None and not exact and inside > SCANNED_ROWS:
-        found = _ask(snapshot, queries, k, asked, threads, rows=rows[:inside])
+        found = _ask(snapshot, queries, k, asked, threads, rows=part)
     if found is None:
         return _scan_rows(snapshot, queries, k, rows, threads, started)
     merged, distances, stats = found

@@ -43,7 +43,7 @@ class PointVerbs:
         """The metric, one of ``"cosine" "dot" "l2"``."""
         return self._row().metric
 
-    def upsert(self, ids, vectors, metas=None):
+    def upsert(self, ids, vectors=None, metas=None):
         """Insert points, or replace those whose id is there.
 
         Parameters
@@ -51,7 +51,8 @@ class PointVerbs:
         ids : str, int, or sequence of them
             Each once. One id takes a vector of shape (dim,) and one meta.
         vectors : array of shape (n, dim)
-            Anything `numpy.asarray` takes; stored as float32 exactly as sent.
+            Anything `numpy.asarray` takes; stored as float32 exactly as sent. A collection with
+            an embedder makes those that are left out of the metas' texts, outside transactions.
         metas : sequence of JSON values, optional
 
         Returns
@@ -66,7 +67,7 @@ class PointVerbs:
         """
         return self._write("upsert", ids, vectors, metas)
 
-    def add(self, ids, vectors, metas=None):
+    def add(self, ids, vectors=None, metas=None):
         """Insert points; raise `AlreadyExists` if an id is there. See :meth:`upsert`."""
         return self._write("add", ids, vectors, metas)
 

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from luma_lab import codec
-from luma_lab.engine import meta_indexes
+from luma_lab.engine import meta_indexes, stamps
 from luma_lab.errors import (
     AlreadyExists,
     DimensionMismatch,
@@ -26,11 +26,16 @@ EVENT_TYPES = {"add": "vector_added", "upsert": "vector_upserted", "update": "ve
 
 
 class Batch(NamedTuple):
-    """Checked points: `vectors` float32 (n, dim) or None, `metas` JSON bytes or None to keep."""
+    """Checked points: `vectors` float32 (n, dim) or None, `metas` JSON bytes or None to keep.
+
+    `embedded` is the serial of the stamp by which the vectors were made of the metas' texts,
+    None where the caller gave them.
+    """
 
     ids: list[str]
     vectors: np.ndarray | None
     metas: list[bytes | None]
+    embedded: int | None = None
 
 
 def check_id(id, where=""):
@@ -178,6 +183,8 @@ def write_points(unit, name, batch, verb):
     if batch.vectors is not None and batch.vectors.shape[1] != row.dim:
         raise DimensionMismatch(batch.vectors.shape[1], row.dim, f"collection {name!r}")
     old = _old_points(unit, row, batch, verb)
+    if row.embedder is not None or batch.embedded is not None:
+        stamps.check_write(row, batch, old)
     count = len(batch.ids)
     moves = batch.vectors is not None
     if moves:

@@ -5,19 +5,22 @@ transaction that began before the vectors were looked up. So every hit satisfies
 the very meta it is returned with, and no match is lost to a write in between.
 """
 
+import functools
 import time
-from functools import partial
 from operator import lt
 
 import numpy as np
 
 from luma_lab import codec
 from luma_lab.engine import filters, kinds, meta_indexes, planner, points
-from luma_lab.errors import InvalidArgument, LumaError
+from luma_lab.engine.grouping import Grouping, above, check_k, check_min_score
+from luma_lab.engine.point_cache import NO_LIMIT
+from luma_lab.errors import LumaError
 from luma_lab.store import catalog, deadline, mappings
+from luma_lab.store import log as event_log
 from luma_lab.store.database import luma_errors
-from luma_lab.store.nearest import read_nearest
-from luma_lab.types import LARGEST_SQUARE, Group, Hit, Hits
+from luma_lab.store.nearest import NULL
+from luma_lab.types import LARGEST_SQUARE, Hit, Hits
 
 RETRIES = 8
 WIDEN = 4
@@ -41,28 +44,26 @@ def search(
     group_limit=1,
     explain=False,
     threads=1,
-    hit=None,
+    made=None,
 ):
     """Return a list of `Hits`, one for each vector; see `Collection.search`.
 
     Parameters
     ----------
-    hit : callable, optional
-        Makes what stands for a `Hit` in the answer of a search that neither groups nor cuts, of
-        (id, score, meta as JSON text, vector).
+    made : callable, optional
+        ``made(points, scores)`` returns the list that stands for the `Hits` of a search without
+        groups or vectors; points are tuples that begin with id and meta as JSON text.
     """
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise InvalidArgument(f"invalid k: {k!r}: expected an int of at least 1")
-    k = int(k)
+    k = check_k(k)
     if search_list_size is not None:
         kinds.check_list_size(search_list_size, k)
     if nprobe is not None or rerank is not None:
         kinds.check_count("nprobe", nprobe, 1, kinds.MOST_ROWS)
         kinds.check_count("rerank", rerank, k, kinds.MOST_ROWS)
     if min_score is not None:
-        _check_min_score(min_score)
+        check_min_score(min_score)
     tree = None if filter is None else filters.parse(filter)
-    groups = None if group_by is None else _Grouping(group_by, group_limit)
+    groups = None if group_by is None else Grouping(group_by, group_limit)
     if min_offset is not None:
         parts.follower.wait_for(min_offset, parts.wait_secs)
     snapshot = parts.follower.snapshot(name)
@@ -72,7 +73,7 @@ def search(
         if count == 0:
             return []
         queries = points.check_vectors(vectors, count, snapshot.row.dim, name)
-    fetch = partial(_fetch, hit or _hit, include_vector)
+    fetch = functools.partial(_fetch, made, include_vector)
     asked = planner.NOTHING
     if search_list_size or nprobe or rerank:
         asked = {"search_list_size": search_list_size, "nprobe": nprobe, "rerank": rerank}
@@ -87,10 +88,10 @@ def search(
             parts, name, tree, queries, k, options, fetch, groups
         )
     if min_score is not None:
-        answers = [_above(hits, min_score) for hits in answers]
+        answers = [above(hits, min_score) for hits in answers]
     if explain:
         for i, hits in enumerate(answers):
-            receipt = _receipt(snapshot, found, i, k, asked)
+            receipt = receipt_of(snapshot, found, i, k, asked)
             receipt["matches"] = matches
             receipt["times_ms"] |= {
                 "plan": plan_ms / len(answers),
@@ -131,15 +132,22 @@ def dimensions(vectors):
 
 
 def _one_query(vectors, dim):
-    """Return one good float32 vector as an array of shape (1, dim), or None: look closer."""
+    """Return one good float32 vector as it is, of shape (dim,), or None: look closer."""
     if type(vectors) is not list or len(vectors) != 1:
         return None
     vector = vectors[0]
     if type(vector) is not np.ndarray or vector.dtype != np.float32 or vector.shape != (dim,):
         return None
-    vector = np.ascontiguousarray(vector)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return vector[None] if np.dot(vector, vector) <= LARGEST_SQUARE else None
+    if not vector.flags.c_contiguous:
+        vector = vector.copy()
+    return vector if _wide_square()(vector) <= LARGEST_SQUARE else None
+
+
+@functools.cache
+def _wide_square():
+    from luma_lab.kernels.distance import wide_square
+
+    return wide_square
 
 
 def _unfiltered(parts, name, snapshot, queries, k, options, fetch, groups):
@@ -149,7 +157,7 @@ def _unfiltered(parts, name, snapshot, queries, k, options, fetch, groups):
         found = planner.find_candidates(snapshot, queries, wanted, **options)
         fetch_started = time.perf_counter()
         answers = [
-            fetch(parts.database.reader(), snapshot, rows, distances)
+            fetch(parts.database.reader, NO_LIMIT, snapshot, rows, distances)
             for rows, distances in zip(found.rows, found.distances, strict=True)
         ]
         # A point that died between the walk and the fetch leaves a hole, a compaction leaves
@@ -177,6 +185,7 @@ def _filtered(parts, name, tree, queries, k, options, fetch, groups):
         try:
             row = catalog.require(connection, name)
             rows = matching_rows(parts, connection, row, tree)
+            head = event_log.read_head(connection).offset
             snapshot = parts.follower.snapshot(name)
             if (snapshot.row.uid, snapshot.row.generation) != (row.uid, row.generation):
                 continue  # dropped and created again, or compacted, a moment ago
@@ -188,7 +197,7 @@ def _filtered(parts, name, tree, queries, k, options, fetch, groups):
                 found = planner.find_among(snapshot, queries, wanted, rows, **options)
                 fetch_started = time.perf_counter()
                 answers = [
-                    fetch(connection, snapshot, r, d)
+                    fetch(lambda: connection, head, snapshot, r, d)
                     for r, d in zip(found.rows, found.distances, strict=True)
                 ]
                 if groups is None:
@@ -213,95 +222,60 @@ def _wanted(k, attempt, groups, most):
     return min(k * groups.limit * WIDEN ** (attempt + 1), most)
 
 
-def _fetch(hit, include_vector, connection, snapshot, rows, distances):
+def _fetch(made, include_vector, connection, newest, snapshot, rows, distances):
     best = 1.0 if snapshot.row.metric == "cosine" else 0.0
-    rows = rows.tolist()
+    rows, distances = rows.tolist(), distances.tolist()
     if rows and rows[-1] < 0:
         rows = [row for row in rows if row >= 0]
-    alive = read_nearest(connection, snapshot.row.uid, rows, snapshot.row.generation)
-    distances = distances.tolist()
-    if len(alive) == len(rows) and not include_vector:
-        # Ascending without ties, as nearly always: nothing to sort.
-        if all(map(lt, distances, distances[1 : len(rows)])):
-            points = zip(distances, map(alive.__getitem__, rows), strict=False)
-            return Hits([hit(id, best - distance, meta, None) for distance, (id, meta) in points])
-    found = [
-        (distance - best, alive[row], row)
-        for row, distance in zip(rows, distances, strict=False)
-        if row in alive
-    ]
-    found.sort()
-    hits = Hits()
-    for score, (id, meta), row in found:
-        vector = snapshot.vectors[row].copy() if include_vector else None
-        hits.append(hit(id, -score, meta, vector))
-    return hits
-
-
-def _hit(id, score, meta, vector):
-    return Hit(id, score, None if meta == "null" else codec.decode(meta), vector)
-
-
-class _Grouping:
-    """Folds hits into groups by the value of one field of their meta."""
-
-    def __init__(self, group_by, group_limit):
-        if not isinstance(group_by, str):
-            raise InvalidArgument(f"group_by is {group_by!r}: expected a dotted path into meta")
-        if type(group_limit) is not int or group_limit < 1:
-            raise InvalidArgument(f"group_limit is {group_limit!r}: expected an int of at least 1")
-        self.path = filters.split_path(group_by)
-        self.limit = group_limit
-
-    def __call__(self, hits, k):
-        """Return the `Hits` of the best `k` groups; a hit without the field is one of its own."""
-        found = {}
-        for position, hit in enumerate(hits):
-            value = _dig(hit.meta, self.path)
-            place = (position,) if value is None else codec.encode(value)
-            if place not in found:
-                if len(found) == k:
-                    continue
-                found[place] = Group(value, [])
-            if len(found[place].hits) < self.limit:
-                found[place].hits.append(hit)
-        groups = list(found.values())
-        return Hits((group.hits[0] for group in groups), groups=groups)
-
-    def are_full(self, answers, k):
-        """Return whether no further candidate could add to any answer."""
-        return all(
-            len(hits) == k and all(len(group.hits) == self.limit for group in hits.groups)
-            for hits in answers
-        )
-
-
-def _dig(meta, path):
-    for segment in path:
-        if not isinstance(meta, dict) or segment not in meta:
-            return None
-        meta = meta[segment]
-    return meta
-
-
-def _above(hits, min_score):
-    groups = hits.groups
-    if groups is not None:
-        groups = [
-            Group(g.key, [h for h in g.hits if h.score >= min_score])
-            for g in groups
-            if g.hits[0].score >= min_score
+    points = _points(snapshot, connection, newest, rows)
+    # Ascending without ties and all alive, as nearly always: nothing to sort.
+    if include_vector or None in points or not all(map(lt, distances, distances[1 : len(rows)])):
+        found = [
+            (distance, point[0], point, row)
+            for point, distance, row in zip(points, distances, rows, strict=False)
+            if point is not None
         ]
-    return Hits((h for h in hits if h.score >= min_score), groups=groups)
+        found.sort()
+        distances = [distance for distance, *_ in found]
+        points, rows = [point for *_, point, _ in found], [row for *_, row in found]
+    if made is not None:
+        return made(points, [best - far for far in distances[: len(points)]])
+    scored = zip(points, distances, strict=False)
+    if not include_vector:
+        return Hits([Hit(id, best - far, _decoded(meta)) for (id, meta, _), far in scored])
+    vectors = snapshot.vectors
+    return Hits(
+        Hit(id, best - far, _decoded(meta), vectors[row].copy())
+        for ((id, meta, _), far), row in zip(scored, rows, strict=True)
+    )
 
 
-def _check_min_score(min_score):
-    real = isinstance(min_score, (int, float, np.number)) and not isinstance(min_score, bool)
-    if min_score is not None and not (real and min_score == min_score):
-        raise InvalidArgument(f"min_score is {min_score!r}: expected a number")
+def _points(snapshot, connection, newest, rows):
+    """Return (id, meta as JSON text, revision) of each row, None where it has died since."""
+    if newest is NO_LIMIT:
+        known = snapshot.points.young
+        try:
+            return [known[row] for row in rows]
+        except KeyError:
+            pass
+    found = snapshot.points.find(
+        connection, snapshot.row.uid, snapshot.row.generation, rows, newest
+    )
+    return [found.get(row) for row in rows]
 
 
-def _receipt(snapshot, found, i, k, asked):
+def _decoded(meta):
+    return None if meta is NULL else codec.decode(meta)
+
+
+def receipt_of(snapshot, found, i, k, asked):
+    """Return the receipt of the `i`-th query of what the planner found in a snapshot.
+
+    Parameters
+    ----------
+    asked : dict
+        Options of the search, None where the index's own hold.
+    """
     index = None if found.index is None else snapshot.index
     rerank_ms = found.count("rerank_nanoseconds", i) / 1e6
     params = {"k": k}

@@ -1,18 +1,14 @@
 """Table functions: collections, points, state, documents and events as tables of SQL.
 
-``vector_search(collection, vector, k, filter)``, ``state(prefix)``, ``documents(collection)``,
-``events(since, until)``, and the plain ``points`` and ``collections``. Those over tables read on
-the very connection of the query, so one query sees one snapshot; a vector search sees the last
-commit.
+``state(prefix)``, ``documents(collection)``, ``events(since, until)``, and the plain ``points`` and
+``collections``; `sql_searches` has those that search. These read on the very connection of the
+query, so one query sees one snapshot.
 
 A stored value that is longer than the statement may hold reads as NULL, which no stored value is
 (JSON's null reads as the text ``null``); the column ``bytes`` beside it tells its size.
 """
 
-import msgspec
-import numpy as np
-
-from luma_lab.engine import searching
+from luma_lab.engine import sql_searches
 from luma_lab.engine.sql_modules import TableFunction
 from luma_lab.errors import InvalidArgument
 from luma_lab.store import catalog, mappings, pages
@@ -35,9 +31,6 @@ def register(connection, guard, parts, events):
         """Return JSON bytes as text, or None where the statement can't hold it, and the size."""
         size = len(value)
         return (value.decode() if size <= guard.value_bytes else None), size
-
-    def vector_search(given):
-        return _search(parts, given, guard.value_bytes)
 
     def state(given):
         prefix = _text(given, "prefix", "")
@@ -99,14 +92,6 @@ def register(connection, guard, parts, events):
 
     for name, *shape, rows in (
         (
-            "vector_search",
-            ("id", "score", "meta", "rank"),
-            ("collection", "vector", "k", "filter"),
-            3,
-            (),
-            vector_search,
-        ),
-        (
             "state",
             ("key", "value", "revision", "expires_at_ms", "bytes"),
             ("prefix",),
@@ -140,45 +125,11 @@ def register(connection, guard, parts, events):
             collections,
         ),
     ):
-        rank = "rank" if "rank" in shape[0] else None
-        function = TableFunction(*shape, rows, guard, rank)
+        function = TableFunction(*shape, rows, guard)
         connection.create_module(
             name, function, use_bestindex_object=True, eponymous_only=True, read_only=True
         )
-
-
-def _search(parts, given, value_bytes):
-    name, k = _text(given, "collection", None), given["k"]
-    vector = given["vector"]
-    try:
-        if isinstance(vector, bytes):
-            vector = np.frombuffer(vector, "<f4")
-        else:
-            vector = msgspec.json.decode(vector, type=list[float])
-    except (ValueError, TypeError, msgspec.MsgspecError):
-        raise InvalidArgument(
-            "the vector is neither a JSON array of numbers nor a blob of float32"
-        ) from None
-    text = given.get("filter")
-    if isinstance(text, str) and text.lstrip().startswith("{"):
-        try:
-            text = msgspec.json.decode(text)
-        except msgspec.DecodeError as error:
-            raise InvalidArgument(f"the filter is no valid JSON: {error}") from None
-    hits = searching.search(parts, name, [vector], k, filter=text, hit=_lean_hit)[0]
-    return [
-        (id, score, meta if _fits(meta, value_bytes) else None, rank + 1, name, None, k, None, rank)
-        for rank, (id, score, meta) in enumerate(hits)
-    ]
-
-
-def _fits(text, value_bytes):
-    # No character has more than four bytes.
-    return 4 * len(text) <= value_bytes or len(text.encode()) <= value_bytes
-
-
-def _lean_hit(id, score, meta, vector):
-    return id, score, meta
+    sql_searches.register(connection, guard, parts)
 
 
 def _text(given, name, default):

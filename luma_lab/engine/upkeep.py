@@ -1,5 +1,5 @@
 """Upkeep: what a lab does unasked. Sweeps expired state, trims the log and
-the write-ahead log, renews leases, builds and grows indexes, compacts.
+the write-ahead log, renews leases, builds and grows indexes, compacts, fits embedders.
 """
 
 import logging
@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from luma_lab.engine import builds, compaction, state
+from luma_lab.engine import builds, compaction, refitting, stamps, state, text_files
 from luma_lab.errors import LumaError, StoreClosed
 from luma_lab.store import catalog, leases, mappings
 from luma_lab.store import log as event_log
@@ -72,6 +72,8 @@ class Upkeep:
                 if now >= follow_at:
                     compaction.follow_deaths(parts)
                     builds.follow_rows(parts)
+                    refitting.follow_texts(parts)
+                    parts.texts.tend()
                     follow_at = time.monotonic() + FOLLOW_EVERY_SECS
                 if now >= trim_at:
                     trim_at = now + RETENTION_EVERY_SECS
@@ -136,9 +138,16 @@ def remove_orphans(unit, matrices):
         if row is None:
             shutil.rmtree(directory, ignore_errors=True)
             continue
+        stamp = stamps.stamp_of(row)
+        if not leases.holder(unit.connection, refitting.lease_of(row.uid), unit.now_ms):
+            for embedder in directory.glob("embedder-*"):
+                if stamp is None or embedder.name != stamp.directory:
+                    shutil.rmtree(embedder, ignore_errors=True)
         if leases.holder(unit.connection, f"build:{row.uid}", unit.now_ms):
             continue
         compaction.sweep_generations(directory, row.generation)
         for index in (directory / "index").glob("*"):
+            if row.text is not None and index.name.startswith(text_files.PREFIX):
+                continue  # whoever saves the next one removes it
             if index.name != row.index_name:
                 shutil.rmtree(index, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from luma_lab.engine import stamps, text_files
 from luma_lab.engine.index_files import directory, kind_of
 from luma_lab.errors import LumaError, RowsGone, StoreClosed
 from luma_lab.files import load_arrays
@@ -128,6 +129,13 @@ def _check_collection(connection, parts, row, report):
     if live != row.live:
         report.problems.append(f"collection {row.name!r}: {live} points, catalog says {row.live}")
     report.checked["blocks"] = report.checked.get("blocks", 0) + len(blocks)
+    stamp = stamps.stamp_of(row)
+    if stamp is not None and stamp.directory is not None:
+        try:
+            load_arrays(parts.matrices.directory(row.uid) / stamp.directory, verify=True)
+        except LumaError as error:
+            report.problems.append(f"collection {row.name!r}: its embedder: {error}")
+        report.checked["embedders"] = report.checked.get("embedders", 0) + 1
     if row.index_name is not None:
         path = directory(parts, row.uid, row.index_name)
         try:
@@ -138,6 +146,8 @@ def _check_collection(connection, parts, row, report):
                 raise _Moved from None
             report.problems.append(f"collection {row.name!r}: index {row.index_name}: {error}")
         report.checked["indexes"] = report.checked.get("indexes", 0) + 1
+    for problem in text_files.problems(parts.texts.home(row.uid), report.checked):
+        report.problems.append(f"collection {row.name!r}: {problem}")
 
 
 def _check_index(path):

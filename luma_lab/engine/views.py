@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from luma_lab.engine.point_cache import PointCache
 from luma_lab.errors import CorruptStore, LumaError, RowsGone, StoreClosed
 from luma_lab.files import DISK
 from luma_lab.store import catalog, mappings
@@ -97,7 +98,10 @@ class Matrices:
 
 
 class Snapshot(NamedTuple):
-    """A collection at one offset; `live` is a bool array of shape (rows,)."""
+    """A collection at one offset; `live` is a bool array of shape (rows,).
+
+    `points` moves on with the view.
+    """
 
     row: catalog.CollectionRow
     vectors: np.ndarray
@@ -109,6 +113,7 @@ class Snapshot(NamedTuple):
     dead_indexed: int
     dead_tail: int
     offset: int
+    points: PointCache
 
 
 class View:
@@ -118,12 +123,15 @@ class View:
     ----------
     connection : apsw.Connection
         Inside the read transaction whose head is `applied`.
+    points : luma_lab.engine.point_cache.PointCache
     """
 
-    def __init__(self, connection, row, matrix, applied):
+    def __init__(self, connection, row, matrix, applied, points):
         self.row = row
         self.matrix = matrix
         self.applied = applied
+        self._points = points
+        self._taken = None  # the last snapshot, while it is the present state
         self.rows = row.rows
         self.index = None
         self.index_name = None
@@ -139,7 +147,10 @@ class View:
         """Absorb a `PointChange` with a log offset after `applied`."""
         if change.gen != self.row.generation:
             return  # rows of another generation: this view is at its end
+        self._taken = None
         if change.row >= 0:
+            if change.row < self.rows:
+                self._points.forget(change.row, offset)
             if change.row >= len(self._live):
                 wider = np.zeros(max(change.row + 1, 2 * len(self._live)), dtype=bool)
                 wider[: self.rows] = self._live[: self.rows]
@@ -149,6 +160,7 @@ class View:
                 self.live_count += 1
             self.rows = max(self.rows, change.row + 1)
         if change.old >= 0 and self._live[change.old]:
+            self._points.forget(change.old, offset)
             if self._held:
                 self._live, self._held = self._live.copy(), False
             self._live[change.old] = False
@@ -158,6 +170,7 @@ class View:
 
     def use_index(self, index, name, rows):
         """Search `index`, which covers the first `rows` rows, from now on (None: exact)."""
+        self._taken = None
         self.index, self.index_name = index, name
         self.indexed_rows = rows if index is not None else 0
         self.dead_indexed = self.indexed_rows - int(self._live[: self.indexed_rows].sum())
@@ -166,9 +179,12 @@ class View:
         """Return the present state; raise `CorruptStore` when the rows are known damaged."""
         if self.matrix.damage is not None:
             raise CorruptStore(self.matrix.damage)
+        taken = self._taken
+        if taken is not None and taken.offset == self.applied and taken.row is self.row:
+            return taken
         self._held = True
         dead = self.rows - self.live_count
-        return Snapshot(
+        self._taken = Snapshot(
             self.row,
             self.matrix.rows(self.rows),
             self._live[: self.rows],
@@ -179,7 +195,9 @@ class View:
             self.dead_indexed,
             dead - self.dead_indexed,
             self.applied,
+            self._points,
         )
+        return self._taken
 
 
 def _compare(matrix, row, blocks):

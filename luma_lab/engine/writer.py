@@ -194,6 +194,11 @@ class Writer:
         return future.result()
 
     @property
+    def is_held_here(self):
+        """Whether the calling thread is the one that writes: another write would wait for it."""
+        return threading.get_ident() in (self._session_thread, self._thread.ident)
+
+    @property
     def waiting(self):
         """How many operations are queued, about."""
         return self._queue.qsize()

@@ -36,6 +36,8 @@ SLACK = 1.3  # edges a node may gather, over max_degree, before it is pruned: Di
 SLICES_PER_THREAD = 4  # so that a thread that got easy points takes over from the others
 QUERY_ROOM_BYTES = 2 * CACHE_LINE_BYTES  # for the constants of a prepared row
 SEARCH_SHARE = 0.97  # of the progress shown; the rest is trimming and attaching
+BATCH_BYTES = 20  # of a batch, per edge: the edge, its target, a start and a source
+ROW_BYTES = 48  # of a row: insertion order, queues, marks (a byte a thread, of which it takes 8)
 
 
 def batch_bounds(n):
@@ -45,6 +47,12 @@ def batch_bounds(n):
     while bounds[-1] < n:
         bounds.append(min(n, bounds[-1] + min(bounds[-1], most)))
     return bounds
+
+
+def graph_row_bytes(max_degree):
+    """Return the bytes a row that :func:`build_graph` takes at most, beside the space."""
+    width = max(max_degree + 1, int(max_degree * SLACK))
+    return 4 * (width + max_degree) + BATCH_SHARE * max_degree * BATCH_BYTES + ROW_BYTES
 
 
 def build_graph(space, *, max_degree, build_list_size, alpha, seed, threads, report):

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from luma_lab.index.protocol import as_vectors, check_live_rows, check_threads
+from luma_lab.index.living import Living, check_grown
+from luma_lab.index.protocol import check_threads
 from luma_lab.index.rows import Growing, read_only
 from luma_lab.index.updates import Rooms, insert, mend
 from luma_lab.kernels.graph import NO_NODE
@@ -10,8 +11,8 @@ from luma_lab.kernels.graph import NO_NODE
 ENTRY_LIST_SIZE = 64  # of the walk that looks for a new entry
 
 
-class Changing:
-    """Mixed into an index whose `_graph` is a `Graph` and whose `_rooms` are its `Rooms`."""
+class Changing(Living):
+    """Ancestor of an index whose `_graph` is a `Graph` and whose `_rooms` are its `Rooms`."""
 
     def add(self, vectors):
         """Insert vectors (dim,) or (n, dim); return their row numbers, int64 (n,).
@@ -24,10 +25,7 @@ class Changing:
         IndexNotBuilt, DimensionMismatch, InvalidArgument
             The index is left as it was.
         """
-        vectors = np.asarray(vectors)
-        vectors = as_vectors(
-            vectors[None] if vectors.ndim == 1 and vectors.size else vectors, self.dim
-        )
+        vectors = self._as_added(vectors)
         with self._changing:
             graph = self._built(self._graph)
             if not len(vectors):
@@ -64,9 +62,10 @@ class Changing:
 
         Raises
         ------
-        IndexNotBuilt
+        IndexNotBuilt, InvalidArgument
         """
         graph = self._built(self._graph)
+        check_grown(self, vectors, live)
         made = type(self)(**self._settings(), threads=self.threads)
         rooms = made._rooms = Rooms(graph.neighbors, graph.live)
         places = np.arange(len(graph.nodes), len(vectors))
@@ -92,33 +91,14 @@ class Changing:
         made._set(graph)
         return made
 
-    def delete(self, rows):
-        """Forget rows: none of them is answered any more.
+    @property
+    def _moment(self):
+        return self._graph
 
-        Edges still lead through them until :meth:`consolidate`.
-
-        Parameters
-        ----------
-        rows : int or array of integers without repeats
-
-        Raises
-        ------
-        IndexNotBuilt, InvalidArgument
-            One of them is not there (any more); the index is left as it was.
-        """
-        with self._changing:
-            graph = self._built(self._graph)
-            rows = check_live_rows(rows, graph.live)
-            live = graph.live.copy()
-            live[rows] = False
-            self._rooms.live = Growing(live, owned=True)
-            self._set(
-                graph._replace(
-                    live=live,
-                    live_count=graph.live_count - len(rows),
-                    linked_dead=graph.linked_dead + len(rows),
-                )
-            )
+    def _forget(self, graph, count):
+        # Edges still lead through the rows until they are taken out.
+        self._rooms.live = Growing(graph.live, owned=True)
+        self._set(graph._replace(linked_dead=graph.linked_dead + count))
 
     def consolidate(self):
         """Take deleted rows out of the graph and free their numbers for :meth:`add`; return self.

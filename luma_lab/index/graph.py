@@ -1,19 +1,18 @@
 """A graph that is searched while it changes: what one search sees of an index."""
 
 import itertools
-import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from luma_lab.index.chosen import ChosenRows
 from luma_lab.index.rows import read_only
 from luma_lab.index.scratch import ScratchPool
 from luma_lab.kernels.graph import COMPARISONS, PASS
 
 # A walk computes about this many distances per place of its list, at the default degree.
 COMPARISONS_PER_PLACE = 24
-LIST_GROWTH = 4
 NO_MASK = read_only(np.empty(0, np.bool_))
 
 
@@ -49,16 +48,16 @@ class Graph(NamedTuple):
         ----------
         mask : bool array of shape (n,) or None
             Rows that may be answered; deleted ones never are.
-        rows : ascending int64 array or None
+        rows : ChosenRows or None
             The same as row numbers.
         """
         if rows is not None:
             if self.live_count < len(self.live):
-                rows = rows[self.live[rows]]
-            return self._among(queries, k, list_size, threads, None, rows, len(rows))
+                rows = ChosenRows(rows.rows[self.live[rows.rows]], len(self.live), [])
+            return self._among(queries, k, list_size, threads, None, rows, len(rows.rows))
         if mask is None:
             if self.linked_dead == 0:
-                return self._walk(queries, k, list_size, threads, NO_MASK, False)
+                return self._walk(queries, k, list_size, threads, NO_MASK, 0)
             mask, matches = self.live, self.live_count
         else:
             if self.live_count < len(self.live):
@@ -66,7 +65,7 @@ class Graph(NamedTuple):
             matches = int(np.count_nonzero(mask))
         return self._among(queries, k, list_size, threads, mask, None, matches)
 
-    def _walk(self, queries, k, list_size, threads, mask, use_mask):
+    def _walk(self, queries, k, list_size, threads, mask, wanted):
         count = len(queries)
         rows = np.empty((count, k), np.int64)
         distances = np.empty((count, k), np.float32)
@@ -78,14 +77,14 @@ class Graph(NamedTuple):
         list_size = min(list_size, len(self.nodes))
         answer = rows, distances, counts
         if threads == 1 or count < 2:
-            self._walk_some(queries, mask, use_mask, list_size, answer)
+            self._walk_some(queries, mask, wanted, list_size, answer)
             return answer
         threads = min(threads, count)
         cuts = [count * i // threads for i in range(threads + 1)]
         with ThreadPoolExecutor(threads) as pool:
             jobs = [
                 pool.submit(
-                    self._walk_some, queries[a:b], mask, use_mask, list_size,
+                    self._walk_some, queries[a:b], mask, wanted, list_size,
                     tuple(array[a:b] for array in answer),
                 )
                 for a, b in itertools.pairwise(cuts)
@@ -94,41 +93,38 @@ class Graph(NamedTuple):
                 job.result()
         return answer
 
-    def _walk_some(self, queries, mask, use_mask, list_size, answer):
+    def _walk_some(self, queries, mask, wanted, list_size, answer):
         scratch = self.scratches.take()
         self.nodes.walk(
-            queries, self.neighbors, self.entry, mask, use_mask, list_size, scratch, answer
+            queries, self.neighbors, self.entry, mask, wanted, list_size, scratch, answer
         )
         self.scratches.give(scratch)
 
     def _among(self, queries, k, list_size, threads, mask, chosen, matches):
-        """Filter walks while they are cheaper than a scan of the matching rows.
+        """Walk with a filter where that is cheaper than a scan of the matching rows, or scan.
 
-        To meet as many matches, the list grows by total / matches. If far fewer passed, the
-        mask excludes what is near to that query: its list grows further, and in the end its
-        matches are scanned. The matches are given as a mask or as the `chosen` rows.
+        To meet enough matches a list has to hold about total / matches times as many rows. It may
+        become as long as costs what the scan does: where the mask excludes what is near to a
+        query, that is not enough, and the matches are scanned after all. They are given as a mask
+        or as the `chosen` rows.
         """
         linked = self.live_count + self.linked_dead
-        rows = np.empty((len(queries), k), np.int64)
-        distances = np.empty((len(queries), k), np.float32)
-        counts = np.zeros((len(queries), 4), np.int64)
+        longest = int(matches / (COMPARISONS_PER_PLACE * self.nodes.scanned_per_step))
+        if list_size * linked >= longest * matches:
+            matching = np.flatnonzero(mask) if chosen is None else chosen.rows
+            rows, distances = self.nodes.scan(queries, k, matching, threads)
+            counts = np.zeros((len(queries), 4), np.int64)
+            counts[:, COMPARISONS] = matches
+            return rows, distances, counts
+        if mask is None:
+            mask = chosen.mask()
+        answer = self._walk(queries, k, longest, threads, read_only(mask), list_size)
+        rows, distances, counts = answer
         enough = max(min(k, matches), min(list_size, matches) // 2)
-        longer = math.ceil(list_size * linked / max(1, matches))
-        pending = np.arange(len(queries))
-        step = COMPARISONS_PER_PLACE * self.nodes.scanned_per_step
-        while len(pending) and longer * step < matches:
-            if mask is None:
-                mask = np.zeros(len(self.live), bool)
-                mask[chosen] = True
-            mask = read_only(mask)
-            some = self._walk(read_only(queries[pending]), k, longer, threads, mask, True)
-            rows[pending], distances[pending] = some[:2]
-            counts[pending] += some[2]
-            pending = pending[some[2][:, PASS] < enough]
-            longer *= LIST_GROWTH
+        pending = np.flatnonzero(counts[:, PASS] < enough)
         if len(pending):
-            chosen = np.flatnonzero(mask) if chosen is None else chosen
-            some = self.nodes.scan(read_only(queries[pending]), k, chosen, threads)
+            matching = np.flatnonzero(mask) if chosen is None else chosen.rows
+            some = self.nodes.scan(read_only(queries[pending]), k, matching, threads)
             rows[pending], distances[pending] = some
             counts[pending, COMPARISONS] += matches
-        return rows, distances, counts
+        return answer

@@ -13,9 +13,9 @@ from luma_lab.index.cells import (
     insert,
     ruler_of,
 )
-from luma_lab.index.directory import Directory
 from luma_lab.index.kmeans import Ruler
 from luma_lab.index.lanes import blocks_for, get_lanes, line_count
+from luma_lab.index.living import Living
 from luma_lab.index.progress import reporting
 from luma_lab.index.protocol import (
     MAX_ROWS,
@@ -25,7 +25,6 @@ from luma_lab.index.protocol import (
     check_dim,
     check_integer,
     check_k,
-    check_live_rows,
     check_metric,
     check_threads,
     stats_in_memory,
@@ -41,7 +40,7 @@ NPROBE = 16
 GROWTH = 4
 
 
-class IVFIndex(RenewingCells, Directory):
+class IVFIndex(RenewingCells, Living):
     """Approximate nearest neighbours by looking into the k-means cells nearest to a query.
 
     Recall is bought with `nprobe`. With a quantizer, rows of a cell are compared by codes and
@@ -94,6 +93,7 @@ class IVFIndex(RenewingCells, Directory):
     """
 
     KIND = "ivf"
+    LEARNED = "trained_rows"
 
     def __init__(self, dim, metric="cosine", *, nlist=None, quantizer="q8", seed=0, threads=0):
         self.dim = check_dim(dim)
@@ -206,10 +206,7 @@ class IVFIndex(RenewingCells, Directory):
         IndexNotBuilt, DimensionMismatch, InvalidArgument
             The index is left as it was.
         """
-        vectors = np.asarray(vectors)
-        vectors = as_vectors(
-            vectors[None] if vectors.ndim == 1 and vectors.size else vectors, self.dim
-        )
+        vectors = self._as_added(vectors)
         with self._changing:
             cells = self._built(self._cells)
             if not len(vectors):
@@ -262,32 +259,12 @@ class IVFIndex(RenewingCells, Directory):
             made = made._replace(vectors=read_only(there))
         self._adopt(made._replace(live=live), len(rows))
 
-    def delete(self, rows):
-        """Forget rows: none of them is answered any more.
+    @property
+    def _moment(self):
+        return self._cells
 
-        They keep their numbers and bytes until :meth:`consolidate`.
-
-        Parameters
-        ----------
-        rows : int or array of integers without repeats
-
-        Raises
-        ------
-        IndexNotBuilt, InvalidArgument
-            One of them is not there (any more); the index is left as it was.
-        """
-        with self._changing:
-            cells = self._built(self._cells)
-            rows = check_live_rows(rows, cells.live)
-            live = cells.live.copy()
-            live[rows] = False
-            self._set(
-                cells._replace(
-                    live=live,
-                    live_count=cells.live_count - len(rows),
-                    dead_count=cells.dead_count + len(rows),
-                )
-            )
+    def _forget(self, cells, count):
+        self._set(cells._replace(dead_count=cells.dead_count + count))
 
     def consolidate(self):
         """Take deleted rows out of their cells and free their numbers for :meth:`add`.
@@ -302,11 +279,6 @@ class IVFIndex(RenewingCells, Directory):
                 self._rooms.numbers = Growing(cells.numbers)
                 self._set(cells)
         return self
-
-    @property
-    def total_rows(self):
-        """Rows a mask has entries for."""
-        return 0 if self._cells is None else len(self._cells.live)
 
     @property
     def centroids_(self):
@@ -334,26 +306,6 @@ class IVFIndex(RenewingCells, Directory):
             + cells.live.nbytes
             + sum(array.nbytes for array in arrays)
         )
-
-    def __len__(self):
-        return 0 if self._cells is None else self._cells.live_count
-
-    def __getstate__(self):
-        arrays = None if self._cells is None else self._arrays()
-        return {**self._parameters(), "threads": self.threads}, arrays
-
-    def __setstate__(self, state):
-        parameters, arrays = state
-        if arrays is not None:
-            made = self._restore(parameters, arrays, lambda *expected: None)
-        else:
-            parameters.pop("trained_rows")
-            made = type(self)(**parameters)
-        vars(self).update(vars(made))
-
-    @classmethod
-    def _spares_vectors(cls, parameters):
-        return parameters["quantizer"] is not None
 
     def _arrays(self):
         cells = self._built(self._cells)

@@ -5,7 +5,6 @@ import threading
 import numpy as np
 
 from luma_lab.errors import InvalidArgument
-from luma_lab.index.analyzer import Analyzer
 from luma_lab.index.rows import read_only
 from luma_lab.index.segment import Forms
 from luma_lab.index.vocabulary import Vocabulary
@@ -114,7 +113,7 @@ class Lexicon:
                 stems = analyzer.stems(new)
                 columns.append(self.stems.number(stems))
             if analyzer.form_count > 2:
-                columns.append(self.folded.number(analyzer.folded(stems)))
+                columns.append(self.folded.number(analyzer.folded(new, stems)))
             more = np.stack(columns, axis=1)
             self._keep(np.concatenate([self._forms, more]) if self._analysed else more, new)
 
@@ -172,8 +171,3 @@ class Lexicon:
         forms = np.concatenate([np.arange(count, dtype=np.int32)[:, None], others], axis=1)
         made._keep(forms, made.words.words())
         return made
-
-
-def make_lexicon(language, stop_words):
-    """Return an empty `Lexicon` of a language."""
-    return Lexicon(Analyzer(language, stop_words))

@@ -12,6 +12,7 @@ from luma_lab.index.rows import (
     Growing,
     graph_rows,
     graph_stride,
+    is_copied,
     kept,
     query_rows,
     read_only,
@@ -56,6 +57,13 @@ class FloatNodes:
         """Return the nodes of checked vectors (n, dim), made from what the caller gave."""
         return cls(graph_rows(vectors, metric), metric)
 
+    @staticmethod
+    def bytes_of(vectors, metric, given):
+        """Return what :meth:`make` allocates."""
+        return len(vectors) * graph_stride(vectors.shape[1]) * 4
+
+    building_bytes = 0  # what `building_space` allocates
+
     def put(self, places, vectors, total):
         """Return the nodes with checked vectors at row numbers `places`, `total` in all."""
         rows = graph_rows(vectors, self.metric)
@@ -90,10 +98,10 @@ class FloatNodes:
         """Return float32 queries (n_queries, dim) as :meth:`walk` takes them."""
         return query_rows(queries, self.metric, self.vectors.shape[1])
 
-    def walk(self, queries, neighbors, entry, mask, use_mask, list_size, scratch, answer):
+    def walk(self, queries, neighbors, entry, mask, wanted, list_size, scratch, answer):
         """Answer prepared queries; `answer` is rows, distances and counts, see `search_batch`."""
         search_batch(
-            self._walk_space, queries, neighbors, entry, METRIC_CODES[self.metric], mask, use_mask,
+            self._walk_space, queries, neighbors, entry, METRIC_CODES[self.metric], mask, wanted,
             np.empty(list_size, np.int64), scratch.fresh, scratch.seen, scratch.epoch,
             NO_RECORD, *answer,
         )  # fmt: skip
@@ -133,6 +141,19 @@ class CodedNodes:
         quantizer = Q8Quantizer(vectors.shape[1], metric).fit(vectors)
         return cls(vectors, quantizer.encode(vectors, threads=threads), quantizer)
 
+    @staticmethod
+    def bytes_of(vectors, metric, given):
+        """Return what :meth:`make` allocates."""
+        codes = len(vectors) * Q8Quantizer(vectors.shape[1], metric).row_bytes
+        return codes + (vectors.nbytes if is_copied(vectors, given) else 0)
+
+    @property
+    def building_bytes(self):
+        """Bytes that :attr:`building_space` allocates."""
+        if self.metric != "cosine" or not len(self) or self._space_is_fine():
+            return 0
+        return len(self) * graph_stride(self.vectors.shape[1]) * 4
+
     def put(self, places, vectors, total):
         """Return the nodes with checked vectors at row numbers `places`, `total` in all."""
         of_vectors, of_codes = self._rooms
@@ -164,13 +185,16 @@ class CodedNodes:
         """The space edges are chosen in: the codes where they are fine enough."""
         if self.metric == "dot":  # codes measure L2 from each other, and only that
             return FloatSpace(self.vectors, DOT)
-        if self._is_fine is None:
-            self._is_fine = self._tells_neighbours_apart()
-        if self._is_fine:
+        if self._space_is_fine():
             return self._space
         if self.metric == "l2":
             return FloatSpace(self.vectors, L2)
         return FloatSpace(graph_rows(self.vectors, self.metric), L2)
+
+    def _space_is_fine(self):
+        if self._is_fine is None:
+            self._is_fine = self._tells_neighbours_apart()
+        return self._is_fine
 
     def _tells_neighbours_apart(self):
         """Return whether rounding to codes moves rows by little against their neighbours' distance.
@@ -204,11 +228,11 @@ class CodedNodes:
         """Return float32 queries (n_queries, dim) as :meth:`walk` takes them."""
         return read_only(queries)
 
-    def walk(self, queries, neighbors, entry, mask, use_mask, list_size, scratch, answer):
+    def walk(self, queries, neighbors, entry, mask, wanted, list_size, scratch, answer):
         """Answer prepared queries; `answer` is rows, distances and counts, see `search_codes`."""
         search_codes(
             self._space, self.quantizer.mean_, queries, self.vectors, neighbors, entry,
-            METRIC_CODES[self.metric], mask, use_mask, answer[0].shape[1],
+            METRIC_CODES[self.metric], mask, wanted, answer[0].shape[1],
             np.empty(list_size, np.int64), scratch.fresh, scratch.seen, scratch.epoch, NO_RECORD,
             scratch.point, scratch.prepared, *answer,
         )  # fmt: skip

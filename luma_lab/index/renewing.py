@@ -6,6 +6,7 @@ Unlike changes in place these leave the old index as it is, and number rows as t
 import numpy as np
 
 from luma_lab.index.cells import Rooms, insert
+from luma_lab.index.living import check_compacted, check_grown
 from luma_lab.index.protocol import check_threads
 from luma_lab.index.rows import read_only
 from luma_lab.index.updates import Rooms as GraphRooms
@@ -40,9 +41,10 @@ class RenewingGraph:
 
         Raises
         ------
-        IndexNotBuilt
+        IndexNotBuilt, InvalidArgument
         """
         graph = self._built(self._graph)
+        check_compacted(self, vectors, graph.live, live)
         made = type(self)(**self._settings(), threads=self.threads)
         live = graph.live & live
         count = int(np.count_nonzero(live))
@@ -86,9 +88,10 @@ class RenewingCells:
 
         Raises
         ------
-        IndexNotBuilt
+        IndexNotBuilt, InvalidArgument
         """
         cells = self._built(self._cells)
+        check_grown(self, vectors, live)
         made, rooms = self._like(), Rooms(cells)
         if cells.vectors is not None:
             rooms.vectors = _There(vectors)
@@ -113,9 +116,11 @@ class RenewingCells:
 
         Raises
         ------
-        IndexNotBuilt
+        IndexNotBuilt, InvalidArgument
         """
-        cells = _without(self._built(self._cells), live)
+        cells = self._built(self._cells)
+        check_compacted(self, vectors, cells.live, live)
+        cells = _without(cells, live)
         made = self._like()
         numbers, slots = renumbering(cells.live), cells.held_slots()
         renumbered = np.zeros(len(cells.numbers), np.int32)

@@ -22,8 +22,13 @@ def kept(array, given):
 
     A read-only array is taken at its word and not copied.
     """
+    return read_only(array.copy() if is_copied(array, given) else array)
+
+
+def is_copied(array, given):
+    """Return whether :func:`kept` copies."""
     shared = array is given or array.base is not None
-    return read_only(array.copy() if shared and array.flags.writeable else array)
+    return shared and array.flags.writeable
 
 
 def aligned_empty(shape, dtype):

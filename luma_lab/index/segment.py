@@ -11,13 +11,17 @@ import numpy as np
 
 from luma_lab.index.rows import read_only
 from luma_lab.kernels.bm25 import FEW_ROWS, FORM_BITS, KEY_BITS
+from luma_lab.kernels.places import (
+    copy_kept_places,
+    count_kept_places,
+    measure_places,
+    pack_places,
+)
 from luma_lab.kernels.postings import (
     WINDOW,
     bake_parts,
     copy_kept,
-    copy_kept_places,
     count_kept,
-    count_kept_places,
     count_postings,
     fill_places,
     fill_postings,
@@ -62,8 +66,8 @@ class Segment(NamedTuple):
     lengths : int32 array of shape (n_fields, total_rows)
     posted_rows : int
         Rows that were live when it was made.
-    place_starts, places : int64 array of shape (n_lists,), int32 array
-        Where the tokens of exact forms stand; of shape (0,) when not kept.
+    place_starts, places : int64 array of shape (n_lists,), uint8 array
+        Where the tokens of exact forms stand, see `kernels.places`; of shape (0,) when not kept.
     """
 
     first_row: int
@@ -167,20 +171,25 @@ class _Plan(NamedTuple):
 
 def _plan(terms, forms):
     """Return which forms of `terms` (ascending word numbers) need lists of their own."""
-    plan = _Plan([terms], [np.arange(len(terms), dtype=np.int64)], [terms])
-    holders, total = terms, len(terms)
+    total = len(terms)
+    own = np.arange(total)
+    plan = _Plan([terms], [own], [terms])
+    before, sizes_before = own, np.ones(total, np.int64)  # groups of the form before
     for names in forms.table.T[1:]:
-        ids, group, sizes = np.unique(names[holders], return_inverse=True, return_counts=True)
-        member = np.empty(len(ids), np.int64)
-        member[group] = np.arange(len(holders))
-        # Whoever is alone in its group shares the list of its only member.
-        lists, many = plan.lists[-1][member], sizes > 1
-        lists[many] = total + np.arange(np.count_nonzero(many))
+        ids, first, group, sizes = np.unique(
+            names[terms], return_index=True, return_inverse=True, return_counts=True
+        )
+        # A group of the same words as one of the form before shares its list.
+        there = before[first]
+        strangers = np.bincount(group[before != there[group]], minlength=len(ids))
+        new = (strangers > 0) | (sizes != sizes_before[there])
+        lists = plan.lists[-1][there]
+        lists[new] = total + np.arange(np.count_nonzero(new))
         plan.terms.append(ids)
         plan.lists.append(lists)
-        plan.made.append(ids[many])
-        total += np.count_nonzero(many)
-        holders = holders[member]
+        plan.made.append(ids[new])
+        total += np.count_nonzero(new)
+        before, sizes_before = group, sizes
     return plan
 
 
@@ -192,10 +201,14 @@ def build_segment(first_row, fields, forms, with_places):
     fields : list of (tokens, ends, lengths)
         Per field: int32 word numbers (negative ones are not posted), tokens up to the end of
         each document, tokens that count in its length.
-    forms : Forms
+    forms : list of Forms
+        Of each field.
     with_places : bool
     """
-    made = [_invert(tokens, ends, forms, with_places) for tokens, ends, _ in fields]
+    made = [
+        _invert(tokens, ends, of_field, with_places)
+        for (tokens, ends, _), of_field in zip(fields, forms, strict=True)
+    ]
     lengths = np.stack([lengths for _, _, lengths in fields]).astype(np.int32)
     return _assembled(first_row, lengths.shape[1], made, lengths, with_places)
 
@@ -215,11 +228,9 @@ def _invert(tokens, ends, forms, with_places):
     terms = present if words is None else words[present]
     plan = _plan(terms.astype(np.int32), forms)
     all_sizes, all_rows, all_counts = [sizes[present]], [rows], [counts]
-    place_sizes, places = np.empty(0, np.int64), np.empty(0, np.int32)
+    place_sizes, places = np.empty(0, np.int64), np.empty(0, np.uint8)
     if with_places:
-        place_sizes = np.bincount(tokens[tokens >= 0], minlength=top)
-        places = np.empty(int(place_sizes.sum()), np.int32)
-        fill_places(tokens, ends, np.cumsum(place_sizes) - place_sizes, places)
+        place_sizes, places = _packed_places(tokens, ends, sizes, counts)
         place_sizes = place_sizes[present]
     for form in range(1, forms.count):
         names, made = forms.table[:, form], plan.made[form]
@@ -234,6 +245,19 @@ def _invert(tokens, ends, forms, with_places):
             pile.append(part)
     joined = map(np.concatenate, (all_sizes, all_rows, all_counts))
     return plan, *joined, place_sizes, places
+
+
+def _packed_places(tokens, ends, sizes, counts):
+    """Return (bytes of the places of each term, the places packed)."""
+    totals = np.bincount(tokens[tokens >= 0], minlength=len(sizes))
+    spread = np.empty(int(totals.sum()), np.int32)
+    fill_places(tokens, ends, np.cumsum(totals) - totals, spread)
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    place_sizes = np.empty(len(sizes), np.int64)
+    measure_places(starts, counts, spread, place_sizes)
+    packed = np.empty(int(place_sizes.sum()), np.uint8)
+    pack_places(starts, counts, spread, packed)
+    return place_sizes, packed
 
 
 def _fill(tokens, ends, top):
@@ -291,11 +315,25 @@ def merge_segments(segments, live, forms, with_places):
         count_kept(segment.starts, segment.rows, alive, sizes)
         kept.append(sizes)
     made = [
-        _merge_field(field, segments, lives, kept, forms, with_places)
-        for field in range(len(lengths))
+        _merge_field(field, segments, lives, kept, of_field, with_places)
+        for field, of_field in enumerate(forms)
     ]
     posted = int(np.count_nonzero(live[first:stop]))
     return _assembled(first, posted, made, lengths, with_places)
+
+
+def renumbered(segment, live):
+    """Return a segment that holds no deleted row, its rows numbered from 0 without gaps.
+
+    live : bool array over all rows of the index
+    """
+    alive = live[segment.first_row : segment.stop_row]
+    numbers = (np.cumsum(alive) - 1).astype(np.int32)
+    return segment._replace(
+        first_row=int(np.count_nonzero(live[: segment.first_row])),
+        rows=read_only(numbers[segment.rows]),
+        lengths=read_only(np.ascontiguousarray(segment.lengths[:, alive])),
+    )
 
 
 def _merge_field(field, segments, lives, kept, forms, with_places):
@@ -328,7 +366,7 @@ def _merge_field(field, segments, lives, kept, forms, with_places):
             segment.starts, segment.rows, segment.counts, alive, segment.first_row - base, into,
             cursors, rows, counts,
         )  # fmt: skip
-    place_sizes, places = np.empty(0, np.int64), np.empty(0, np.int32)
+    place_sizes, places = np.empty(0, np.int64), np.empty(0, np.uint8)
     if with_places:
         place_sizes, places = _merge_places(segments, lives, targets, len(plan.made[0]))
     return plan, sizes, rows, counts, place_sizes, places
@@ -336,16 +374,15 @@ def _merge_field(field, segments, lives, kept, forms, with_places):
 
 def _merge_places(segments, lives, targets, n_terms):
     sizes = np.zeros(n_terms, np.int64)
-    for segment, alive, into in zip(segments, lives, targets, strict=False):
-        of_lists = np.zeros(len(segment.starts) - 1, np.int64)
-        count_kept_places(segment.starts, segment.rows, segment.counts, alive, of_lists)
-        np.add.at(sizes, into[into >= 0], of_lists[into >= 0])
-    places, cursors = np.empty(int(sizes.sum()), np.int32), np.cumsum(sizes) - sizes
-    for segment, alive, into in zip(segments, lives, targets, strict=False):
-        copy_kept_places(
-            segment.starts, segment.rows, segment.counts, segment.place_starts, segment.places,
-            alive, into, cursors, places,
-        )  # fmt: skip
+    parts = [
+        (s.starts, s.rows, s.counts, s.place_starts, s.places, alive, into)
+        for s, alive, into in zip(segments, lives, targets, strict=False)
+    ]
+    for part in parts:
+        count_kept_places(*part, sizes)
+    places, cursors = np.empty(int(sizes.sum()), np.uint8), np.cumsum(sizes) - sizes
+    for part in parts:
+        copy_kept_places(*part, cursors, places)
     return sizes, places
 
 

@@ -11,7 +11,7 @@ import mmap
 import numpy as np
 
 from luma_lab.errors import InvalidArgument
-from luma_lab.index.builder import BATCH_SHARE, QUERY_ROOM_BYTES, SLACK, Slices, build_graph
+from luma_lab.index.builder import QUERY_ROOM_BYTES, Slices, build_graph, graph_row_bytes
 from luma_lab.index.nodes import CodedNodes
 from luma_lab.index.quantizer import Q8Quantizer
 from luma_lab.index.rows import aligned_empty, graph_rows, graph_stride, read_only
@@ -30,8 +30,6 @@ USED = 0.85  # of a budget; the rest is for the allocator and for threads
 FULL = 0.9  # of their capacity that shards are filled to on average, so that few rows give way
 SMALLEST = 256  # rows of a shard: below, graphs are not worth their cuts
 MOST_SHARDS = 4096
-BATCH_BYTES = 20  # of a batch, per edge: the edge, its target, a start and a source
-ROW_BYTES = 48  # of a row: insertion order, queues, marks (a byte a thread, of which it takes 8)
 TOTAL_ROW_BYTES = 16  # of a row of the whole: its shards, and what `attach` holds
 PARTS_OF_BUDGET = 32  # a part of the rows, as float32, is this small against the budget
 
@@ -61,9 +59,7 @@ class Plan:
 
     def __init__(self, rows, dim, max_degree, budget, point_bytes):
         self.part_rows = max(16, budget // (PARTS_OF_BUDGET * 4 * dim))
-        width = max(max_degree + 1, int(max_degree * SLACK))
-        batch = BATCH_SHARE * max_degree * BATCH_BYTES
-        row_bytes = point_bytes + 4 * (width + max_degree) + batch + ROW_BYTES
+        row_bytes = point_bytes + graph_row_bytes(max_degree)
         left = USED * budget - TOTAL_ROW_BYTES * rows
         self.capacity = int(left // row_bytes)
         if rows <= self.capacity:

@@ -1,7 +1,8 @@
 """The segments of a text index as they change: documents come and go, statistics stay exact.
 
 New documents wait in a small buffer, whose segment is made when someone searches. Full
-buffers become segments for good, neighbours are merged so that their number stays logarithmic.
+buffers become segments for good, neighbours are merged so that their number stays logarithmic:
+by whoever adds, or, on a shelf of deferred merges, by whoever calls `settle`.
 Deleting only clears bits; N, lengths and document frequencies are counted from live rows, so
 they are what a rebuild would count.
 """
@@ -14,13 +15,17 @@ import numpy as np
 from luma_lab.errors import InvalidArgument
 from luma_lab.index.rows import read_only
 from luma_lab.index.scoring import EPSILON
-from luma_lab.index.segment import ListByList, build_segment, merge_segments
+from luma_lab.index.segment import ListByList, build_segment, merge_segments, renumbered
 from luma_lab.kernels import bm25
 from luma_lab.kernels.bm25 import FORM_BITS, KEY_BITS
 from luma_lab.kernels.postings import count_kept
 
 BUFFER_TOKENS = 1 << 17
 BUFFER_ROWS = 1 << 12
+# Of a buffer that a view makes a segment of for good, for the next view not to make it again.
+VIEWED_TOKENS = 1 << 13
+VIEWED_ROWS = 1 << 8
+MOST_SEGMENTS = 24  # of deferred merges: beyond it whoever adds merges after all
 # Of a segment that is baked whole when average lengths change, and not as queries need it.
 FEW_POSTINGS = 1 << 14
 MERGE_RATIO = 2  # a segment not so many times the next one's size is merged with it
@@ -66,16 +71,15 @@ class View:
         Tokens of a live document, a field.
     """
 
-    def __init__(self, contents, model, n_forms, previous):
+    def __init__(self, contents, model, n_forms, known):
         self.segments, self.live = contents.segments, contents.live
         self.live_count, self.total_rows = contents.live_count, len(contents.live)
         self.averages = [total / max(1, self.live_count) for total in contents.totals]
         self.model, self.n_forms = model, n_forms
-        old = previous.by_segment() if previous else {}
         self._partial = []
         self.baked, self.whole = [], []
         for segment in self.segments:
-            baked, partial = old.get(id(segment), (None, None))
+            baked, partial = known.get(id(segment), (None, None))
             if baked is None or (
                 baked.averages != tuple(self.averages) and len(segment.rows) <= FEW_POSTINGS
             ):
@@ -165,18 +169,21 @@ class Shelf:
 
     Parameters
     ----------
-    lexicon : Lexicon
+    languages : Languages
     model : Model
     n_fields : int
     with_places : bool
+    defers : bool
+        Leave merging to :meth:`settle`.
     """
 
-    def __init__(self, lexicon, model, n_fields, with_places):
-        self.lexicon, self.model = lexicon, model
-        self.n_fields, self.with_places = n_fields, with_places
+    def __init__(self, languages, model, n_fields, with_places, defers=False):
+        self.languages, self.model = languages, model
+        self.n_fields, self.with_places, self.defers = n_fields, with_places, defers
         self._changing = threading.RLock()
         self._last_view = None
         self._view = None
+        self._baked_ahead = []  # (segment, baked): held, for its id to stay its own
         self.contents = Contents((), (), np.zeros(0, bool), 0, (0,) * n_fields)
 
     def view(self):
@@ -185,12 +192,19 @@ class Shelf:
         if view is None:
             with self._changing:
                 if self._view is None:
-                    contents = self._sealed(self.contents)
-                    view = View(
-                        contents, self.model, self.lexicon.analyzer.form_count, self._last_view
-                    )
-                    self._last_view = self._view = view
+                    self._last_view = self._view = self._viewed()
                 return self._view
+        return view
+
+    def _viewed(self):
+        contents = sealed = self._sealed(self.contents)
+        tokens, rows = self.contents.pending_tokens, self.contents.pending_rows
+        if tokens > VIEWED_TOKENS or rows > VIEWED_ROWS:
+            contents = self.contents = self._settled(sealed)
+        known = self._last_view.by_segment() if self._last_view else {}
+        known |= {id(segment): (baked, None) for segment, baked in self._baked_ahead}
+        view = View(contents, self.model, self.languages.form_count, known)
+        self._baked_ahead = []
         return view
 
     def replace(self, blocks):
@@ -256,6 +270,48 @@ class Shelf:
                 segments = (self._merged(segments, contents.live),)
             self._set(contents._replace(segments=segments))
 
+    def settle(self, whole=False):
+        """Merge neighbours of like size as another thread goes on; return whether any were.
+
+        With `whole` all become one.
+
+        What is merged is weighed for the present average lengths at once, so that no search
+        has to.
+        """
+        some = False
+        while True:
+            with self._changing:
+                if whole and self.contents.pending:
+                    self._set(self._sealed(self.contents))
+                contents = self.contents
+            run = contents.segments if whole else _like_sized(contents.segments)
+            if len(run) < 2:
+                return some
+            merged = self._merged(run, contents.live)
+            averages = [total / max(1, contents.live_count) for total in contents.totals]
+            baked = merged.bake(averages, self.model)
+            with self._changing:
+                segments = list(self.contents.segments)
+                first = next((i for i, s in enumerate(segments) if s is run[0]), None)
+                if first is None or any(
+                    a is not b for a, b in zip(segments[first:], run, strict=False)
+                ):
+                    continue  # changed as a whole meanwhile
+                whole = False
+                segments[first : first + len(run)] = [merged]
+                self._baked_ahead.append((merged, baked))
+                self._set(self.contents._replace(segments=tuple(segments)))
+                some = True
+
+    def compact(self):
+        """Number the live rows from 0 on, in order; return the rows they were."""
+        with self._changing:
+            self.merge()
+            kept = np.flatnonzero(self.contents.live)
+            segments = [renumbered(s, self.contents.live) for s in self.contents.segments]
+            self.restore(segments, np.ones(len(kept), bool))
+            return kept
+
     def restore(self, segments, live):
         """Hold finished segments, as they were loaded."""
         with self._changing:
@@ -287,18 +343,20 @@ class Shelf:
             return contents
         fields = [_joined(blocks) for blocks in zip(*contents.pending, strict=True)]
         first = len(contents.live) - contents.pending_rows
-        made = build_segment(first, fields, self.lexicon.forms, self.with_places)
+        made = build_segment(first, fields, self.languages.forms, self.with_places)
         return contents._replace(segments=(*contents.segments, made), pending=())
 
     def _settled(self, contents):
-        """Return the contents with neighbours of like size merged."""
-        segments = list(contents.segments)
-        while len(segments) > 1 and len(segments[-2].rows) < MERGE_RATIO * len(segments[-1].rows):
-            segments[-2:] = [self._merged(segments[-2:], contents.live)]
-        return contents._replace(segments=tuple(segments))
+        """Return the contents with neighbours of like size merged, unless that is deferred."""
+        segments = contents.segments
+        if self.defers and len(segments) <= MOST_SEGMENTS:
+            return contents
+        while run := _like_sized(segments):
+            segments = (*segments[: -len(run)], self._merged(run, contents.live))
+        return contents._replace(segments=segments)
 
     def _merged(self, segments, live):
-        return merge_segments(segments, live, self.lexicon.forms, self.with_places)
+        return merge_segments(segments, live, self.languages.forms, self.with_places)
 
     def _lengths(self, contents, rows):
         """Return the lengths of rows, an array of shape (n_fields, n_rows)."""
@@ -314,6 +372,33 @@ class Shelf:
                 found[field, inside] = lengths[rows[inside] - first]
             first = stop
         return found
+
+
+class Still:
+    """A shelf of one view for good, for reading what was there at one moment."""
+
+    def __init__(self, view):
+        self._view = self.contents = view
+
+    def view(self):
+        """Return the view."""
+        return self._view
+
+    def _refuse(self, *_):
+        raise InvalidArgument("this index is pinned to one moment, and only for reading")
+
+    add = delete = replace = merge = settle = compact = _refuse
+
+
+def _like_sized(segments):
+    """Return the last segments that are to become one, () if their sizes are apart."""
+    if len(segments) < 2:
+        return ()
+    first, total = len(segments) - 1, len(segments[-1].rows)
+    while first > 0 and len(segments[first - 1].rows) < MERGE_RATIO * total:
+        first -= 1
+        total += len(segments[first].rows)
+    return segments[first:] if first < len(segments) - 1 else ()
 
 
 def _joined(blocks):

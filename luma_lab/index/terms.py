@@ -16,6 +16,7 @@ from luma_lab.index.rows import read_only
 from luma_lab.index.segment import term_keys
 from luma_lab.index.textquery import MUST, MUST_NOT, PHRASE, PREFIX, SHOULD, WORD
 from luma_lab.kernels.bm25 import EXHAUSTIVE, sum_lists
+from luma_lab.kernels.places import keep_common, unpack_spots
 from luma_lab.kernels.postings import bake_parts
 
 MOST_EXPANSIONS = 1024
@@ -54,20 +55,19 @@ class Terms:
     Parameters
     ----------
     view : View
-    lexicon : Lexicon
+    languages : Languages
     field_weights : sequence of float
     """
 
-    def __init__(self, view, lexicon, field_weights, with_places):
-        self.view, self.lexicon = view, lexicon
+    def __init__(self, view, languages, field_weights, with_places):
+        self.view, self.languages = view, languages
         self.field_weights, self.with_places = field_weights, with_places
 
     def of_tokens(self, tokens):
         """Return one list of terms per distinct token, which is looked for as it is."""
         found = []
         for token, times in Counter(tokens).items():
-            number = self.lexicon.term_numbers([token])
-            found.append(self._of_forms(token, (token,), number, (1.0,), times))
+            found.append(self._as_written(token, token, times))
         return found
 
     def of_clause(self, clause):
@@ -82,17 +82,24 @@ class Terms:
         return [terms for terms in found if terms is not None]
 
     def _of_word(self, word, times):
-        analyzer = self.lexicon.analyzer
-        forms = analyzer.forms(word)
-        if not forms:
-            return None
-        numbers = self.lexicon.term_numbers(forms)
-        return self._of_forms(word, forms, numbers, analyzer.form_weights, times)
+        terms, stopped = [], True
+        for group in self.languages.groups:
+            forms = group.lexicon.analyzer.forms(word)
+            if forms:
+                stopped = False
+                terms += self._of_forms(group, word, forms, group.weights, times)
+        return None if stopped else terms
 
-    def _of_forms(self, word, forms, numbers, form_weights, times):
+    def _as_written(self, word, text, times):
         terms = []
-        for field, weight in enumerate(self.field_weights):
-            carried = 0.0
+        for group in self.languages.groups:
+            terms += self._of_forms(group, word, (text,), (1.0,), times)
+        return terms
+
+    def _of_forms(self, group, word, forms, form_weights, times):
+        terms, numbers = [], group.lexicon.term_numbers(forms)
+        for field in group.fields:
+            weight, carried = self.field_weights[field], 0.0
             for form, (number, share) in enumerate(zip(numbers, form_weights, strict=True)):
                 share, carried = share + carried, 0.0
                 lists = [self._stored(s, term_keys(field, form, number)) for s in self._segments]
@@ -115,11 +122,13 @@ class Terms:
                 f"{clause.text!r} before the {'*' if clause.kind == PREFIX else '~'} of a query "
                 f"is {len(words)} words: expected one"
             )
-        table = self.lexicon.words
-        numbers = table.with_prefix(words[0]) if clause.kind == PREFIX else table.near(words[0])
-        terms = []
+        terms, numbers = [], {}
+        for group in self.languages.groups:
+            table = group.lexicon.words
+            find = table.with_prefix if clause.kind == PREFIX else table.near
+            numbers |= dict.fromkeys(group.fields, find(words[0]))
         for field, weight in enumerate(self.field_weights):
-            keys = term_keys(field, 0, numbers)
+            keys = term_keys(field, 0, numbers[field])
             self._check_expansions(clause, keys)
             lists = [self._united(segment, keys) for segment in self._segments]
             if weight > 0 and (df := self._df(lists)):
@@ -145,16 +154,15 @@ class Terms:
         if not words:
             return None
         if len(words) == 1:
-            numbers = self.lexicon.term_numbers(words)
-            return self._of_forms(clause.text, tuple(words), numbers, (1.0,), 1)
+            return self._as_written(clause.text, words[0], 1)
         if not self.with_places:
             raise InvalidArgument(
                 f"the phrase {clause.text!r} needs the places of words: "
                 "make the index with positions=True"
             )
-        numbers = self.lexicon.words.number(words, grow=False)
         terms = []
         for field, weight in enumerate(self.field_weights):
+            numbers = self.languages.of(field).words.number(words, grow=False)
             keys = term_keys(field, 0, numbers) if (numbers >= 0).all() else None
             lists = [NOTHING if keys is None else _phrase(s, keys) for s in self._segments]
             if weight > 0 and (df := self._df(lists)):
@@ -259,15 +267,15 @@ def _phrase(segment, keys):
     items = [segment.list_of(key) for key in keys.tolist()]
     if min(items) < 0:
         return NOTHING
-    starts, width = segment.starts, np.int64(1) << 32
     heads = None
-    for step, item in enumerate(items):
-        part = slice(starts[item], starts[item + 1])
-        counts = segment.counts[part].astype(np.int64)
+    sizes = segment.starts[1:][items] - segment.starts[items]
+    for step in np.argsort(sizes, kind="stable").tolist():  # the rarest word first
+        item = items[step]
+        part = slice(segment.starts[item], segment.starts[item + 1])
+        rows, counts = segment.rows[part], segment.counts[part]
+        spots = np.empty(int(counts.sum(dtype=np.int64)), np.int64)
         first = segment.place_starts[item]
-        places = segment.places[first : first + counts.sum()].astype(np.int64) - step
-        spots = np.repeat(segment.rows[part].astype(np.int64), counts) * width + places
-        spots = spots[places >= 0]
-        heads = spots if heads is None else np.intersect1d(heads, spots, assume_unique=True)
-    rows, counts = np.unique(heads // width, return_counts=True)
+        spots = spots[: unpack_spots(rows, counts, segment.places, first, step, spots)]
+        heads = spots if heads is None else heads[: keep_common(heads, spots)]
+    rows, counts = np.unique(heads >> 32, return_counts=True)
     return rows.astype(np.int32), counts.astype(np.int32)

@@ -6,19 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luma_lab.errors import IndexNotBuilt, InvalidArgument, UnknownName
+from luma_lab.errors import InvalidArgument, UnknownName
 from luma_lab.index.analyzer import cut_words
 from luma_lab.index.highlight import highlighted
+from luma_lab.index.languages import Languages
 from luma_lab.index.letters import word_table
-from luma_lab.index.lexicon import make_lexicon
 from luma_lab.index.protocol import check_integer, check_k, check_mask
 from luma_lab.index.rows import read_only
 from luma_lab.index.scoring import Explanation, Model, TermScore
 from luma_lab.index.shelf import Shelf
 from luma_lab.index.terms import Terms, evaluate, weigh_terms
-from luma_lab.index.textfiles import TextDirectory
+from luma_lab.index.textchanges import TextChanges
 from luma_lab.index.textquery import MUST_NOT, SHOULD, WORD, Clause, has_syntax, parse
-from luma_lab.index.texts import as_columns, check_fields, check_many, check_tokens
+from luma_lab.index.texts import check_fields, check_many, check_tokens
 from luma_lab.kernels import bm25
 
 WAYS = {
@@ -43,14 +43,19 @@ class TextHits(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """A plain query: keys of (word, field, form), how often each word, weights of the forms."""
+    """A plain query to the fields of one language, as `kernels.bm25.weigh` takes it.
+
+    keys : int64 array
+        Of each word in each field in each form.
+    """
 
     keys: np.ndarray
     times: np.ndarray
-    form_weights: np.ndarray
+    statistics: np.ndarray
+    n_forms: int
 
 
-class TextIndex(TextDirectory):
+class TextIndex(TextChanges):
     """BM25 over texts, with statistics that are exact after any additions and deletions.
 
     Parameters
@@ -60,13 +65,16 @@ class TextIndex(TextDirectory):
     variant : {"lucene", "robertson", "atire", "bm25+", "bm25l", "bm25l-rank", "okapi"}
         See `luma_lab.index.scoring`.
     k1, b, delta : float
-    fields : dict of str to float, optional
+    fields : dict of str to float or dict, optional
         Names and weights: documents are then dicts of them, and the score of a document is the
-        weighted sum over its fields. Default: documents are texts.
-    stop_words : bool or iterable of str, default False
+        weighted sum over its fields. Default: documents are texts. A field with a language of
+        its own is given as ``{"weight": 2.0, "language": "es"}``.
+    stop_words : bool, iterable of str, or dict of them by language, default False
         Words left out; True takes the list shipped for the language.
     positions : bool, default False
         Keep where words stand, which phrase queries need.
+    deferred : bool, default False
+        Leave it to :meth:`settle`, which another thread may call, to merge what was added.
 
     Notes
     -----
@@ -88,86 +96,33 @@ class TextIndex(TextDirectory):
 
     def __init__(
         self, language="en", variant="lucene", k1=1.2, b=0.75, delta=0.5, *, fields=None,
-        stop_words=False, positions=False,
+        stop_words=False, positions=False, deferred=False,
     ):  # fmt: skip
         self.model = Model(variant, k1, b, delta)
-        self.fields = check_fields(fields)
+        self.fields, of_fields = check_fields(fields)
         if not isinstance(positions, bool):
             raise InvalidArgument(f"positions={positions!r}: expected True or False")
         self.positions = positions
+        self._deferred = deferred
         self._single = fields is None
         self._field_weights = np.array(list(self.fields.values()))
-        self._lexicon = make_lexicon(language, stop_words)
-        self._form_weights = np.array(self._lexicon.analyzer.form_weights)
-        self._exact_only = np.eye(1, len(self._form_weights))[0]
+        self._languages = Languages(language, of_fields, stop_words)
         self._shelf = self._empty_shelf()
         self._built = False
         self._sums = deque()  # append and pop are atomic
 
     def _empty_shelf(self):
-        return Shelf(self._lexicon, self.model, len(self.fields), self.positions)
+        return Shelf(self._languages, self.model, len(self.fields), self.positions, self._deferred)
 
     @property
     def language(self):
         """Short name of the language."""
-        return self._lexicon.analyzer.language
+        return self._languages.main.analyzer.language
 
-    def build(self, texts):
-        """Index these texts and forget all others; return self.
-
-        Parameters
-        ----------
-        texts : sequence of str, of lists of str (tokens, which skip the analyzer), or of dicts
-            of them when the index has fields
-            Text i becomes row i. Lone surrogates separate words.
-
-        Raises
-        ------
-        InvalidArgument, UnknownName
-            The index is left as it was.
-        """
-        columns = as_columns(texts, None if self._single else self.fields)
-        self._shelf.replace([self._block(columns)])
-        self._built, self._disk_bytes = True, 0
-        return self
-
-    def add(self, texts):
-        """Append texts, as :meth:`build` takes them; return their rows (int64 array).
-
-        Raises
-        ------
-        InvalidArgument, UnknownName
-            The index is left as it was.
-        """
-        columns = as_columns(texts, None if self._single else self.fields)
-        count = len(columns[0])
-        first = self._shelf.add(self._block(columns))
-        self._built = True
-        return np.arange(first, first + count)
-
-    def delete(self, rows):
-        """Forget rows: an int, or integers without repeats.
-
-        Raises
-        ------
-        InvalidArgument
-            One of them is not there (any more); the index is left as it was.
-        """
-        array = np.atleast_1d(np.asarray(rows))
-        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            raise InvalidArgument(
-                f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
-            )
-        array = array.astype(np.int64)
-        if len(np.unique(array)) != len(array):
-            raise InvalidArgument("rows to delete hold one twice: expected each once")
-        self._shelf.delete(array)
-
-    def consolidate(self):
-        """Make one segment of all, without the postings of deleted rows; return self."""
-        self._check_built()
-        self._shelf.merge()
-        return self
+    @property
+    def field_languages(self):
+        """Short name of each field's language, in order."""
+        return list(self._languages.of_fields)
 
     def search(self, query, k=10, *, mask=None, syntax=True, way="auto"):
         """Find the `k` best rows of a query.
@@ -208,7 +163,7 @@ class TextIndex(TextDirectory):
                 marks = view.live if allowed is None else allowed
                 size, constant = evaluate(view, self._clauses(view, query), marks, heap, sums)
                 bm25.unpack(heap, size, constant, scores)
-            elif len(view.segments) == 1 and view.complete:
+            elif len(view.segments) == 1 and view.complete and len(self._languages.groups) == 1:
                 size = self._answer(view, query, allowed, WAYS[way], sums, heap, scores)
             else:
                 size = self._gather(view, query, allowed, WAYS[way], sums, heap, scores)
@@ -255,13 +210,27 @@ class TextIndex(TextDirectory):
         size, _ = evaluate(view, asked, only, heap, sums)
         return Explanation(math.fsum(score.score for score in scores), size == 1, scores)
 
-    def analyze(self, text):
-        """Return the `Token`s of a text: each word as written, its place, and its forms."""
+    def analyze(self, text, field=None):
+        """Return the `Token`s of a text: each word as written, its place, and its forms.
+
+        Parameters
+        ----------
+        text : str
+        field : str, optional
+            The one whose language is taken; by default the index's.
+        """
         if not isinstance(text, str):
             raise InvalidArgument(f"text is a {type(text).__name__}: expected a string")
-        return self._lexicon.analyzer.analyze(text)
+        return self._analyzer(field).analyze(text)
 
-    def highlight(self, query, text, *, size=200, tag="mark"):
+    def _analyzer(self, field):
+        if field is None:
+            return self._languages.main.analyzer
+        if field not in self.fields:
+            raise UnknownName("field", field, self.fields)
+        return self._languages.of(list(self.fields).index(field)).analyzer
+
+    def highlight(self, query, text, *, size=200, tag="mark", field=None):
         """Return the `Snippet` of a text that shows best what a query finds in it.
 
         Parameters
@@ -271,20 +240,37 @@ class TextIndex(TextDirectory):
             Characters of the snippet, about; 0 stands for the whole text.
         tag : str
             HTML element round each match.
+        field : str, optional
+            The one whose language is taken; by default the index's.
         """
         for name, value in (("query", query), ("text", text)):
             if not isinstance(value, str):
                 raise InvalidArgument(f"{name} is a {type(value).__name__}: expected a string")
         size = check_integer("size", size, 0)
-        return highlighted(self._lexicon.analyzer, query, text, size, tag)
+        return highlighted(self._analyzer(field), query, text, size, tag)
 
     @property
     def total_rows(self):
         """Rows a mask has entries for."""
         return len(self._shelf.contents.live)
 
+    @property
+    def live(self):
+        """Which rows are not deleted: bool array of shape (total_rows,)."""
+        return self._shelf.contents.live
+
     def __len__(self):
         return self._shelf.contents.live_count
+
+    @property
+    def words(self):
+        """Number of distinct words the index has met, as written."""
+        return self._languages.word_count
+
+    @property
+    def postings(self):
+        """Number of postings, those of deleted rows included."""
+        return sum(len(segment.rows) for segment in self._shelf.contents.segments)
 
     @property
     def segments(self):
@@ -297,17 +283,6 @@ class TextIndex(TextDirectory):
             f"rows={len(self)})"
         )
 
-    def _view(self):
-        self._check_built()
-        return self._shelf.view()
-
-    def _check_built(self):
-        if not self._built:
-            raise IndexNotBuilt("TextIndex holds no texts yet: call build, add or load first")
-
-    def _block(self, columns):
-        return [self._lexicon.read(column) for column in columns]
-
     def _answer(self, view, query, allowed, way, sums, heap, scores):
         """Answer a plain query from a view of one segment; return how many rows are found."""
         whole, live = view.whole[0], view.kernel_arrays[0][-1]
@@ -317,31 +292,33 @@ class TextIndex(TextDirectory):
         rest = marks, whole and allowed is None, *view.only_range, sums, heap, scores
         fixed, arrays = view.fixed
         if isinstance(query, str) and query:
-            words = self._lexicon.words
+            lexicon = self._languages.groups[0].lexicon
+            words = lexicon.words
             text = np.frombuffer(words.encoded(query), np.uint8)
-            forms = self._lexicon.query_forms
+            forms = lexicon.query_forms
             size = bm25.answer_text(
                 text, word_table(), *words.table, forms, *fixed, way, *arrays, *rest
             )
             if size >= 0:
                 return size
-        keys, times, statistics = self._ask(view, query)
+        (asked,) = self._ask(view, query)
         _, n_forms, documents, kind, absent = fixed
         return bm25.answer(
-            keys, times, documents, kind, statistics, n_forms, absent, way, *arrays, *rest
-        )
+            asked.keys, asked.times, documents, kind, asked.statistics, n_forms, absent, way,
+            *arrays, *rest,
+        )  # fmt: skip
 
     def _fix(self, view):
         """Keep with a view of one segment what kernels take of it at every query."""
         numbers = view.live_count, self.model.idf_kind, self.model.absent
         view.only_range = view.segments[0].first_row, view.segments[0].total_rows
         arrays = (*view.kernel_arrays[0], view.whole[0])
-        view.fixed = (self._statistics(view), len(self._form_weights), *numbers), arrays
+        view.fixed = (self._statistics(view)[0], self._languages.form_count, *numbers), arrays
 
     def _gather(self, view, query, allowed, way, sums, heap, scores):
         """Answer a plain query from any view; return how many rows are found."""
-        model, n_forms = self.model, len(self._form_weights)
-        keys, times, statistics = self._ask(view, query)
+        model, asked = self.model, self._ask(view, query)
+        keys = np.concatenate([part.keys for part in asked])
         df, lists = np.zeros(len(keys), np.int64), []
         weights = np.empty(len(keys), np.float64)
         for segment, whole, arrays in zip(
@@ -351,13 +328,25 @@ class TextIndex(TextDirectory):
             bm25.find_lists(keys, segment.keys, segment.lists, found)
             bm25.add_sizes(found, segment.starts, segment.rows, arrays[-1], whole, df)
             lists.append(found)
-        total = bm25.weigh(df, times, view.live_count, model.idf_kind, statistics, n_forms, weights)
+        total, cuts, first = 0.0, [], 0
+        for part in asked:
+            cut = slice(first, first + len(part.keys))
+            total += bm25.weigh(
+                df[cut], part.times, view.live_count, model.idf_kind, part.statistics,
+                part.n_forms, weights[cut],
+            )  # fmt: skip
+            cuts.append((cut, part.n_forms))
+            first = cut.stop
         size, chosen = 0, np.empty(len(keys), np.int64)
         chosen_weights = np.empty(len(keys), np.float32)
         for place, (segment, whole) in enumerate(zip(view.segments, view.whole, strict=True)):
-            count, postings = bm25.gather(
-                lists[place], df, weights, n_forms, segment.starts, chosen, chosen_weights
-            )
+            count = postings = 0
+            for cut, n_forms in cuts:
+                found = bm25.gather(
+                    lists[place][cut], df[cut], weights[cut], n_forms, segment.starts,
+                    chosen[count:], chosen_weights[count:],
+                )  # fmt: skip
+                count, postings = count + found[0], postings + found[1]
             view.prepare(place, chosen[:count])
             arrays = view.kernel_arrays[place]
             marks = arrays[-1] if allowed is None else view.rows_of(segment, allowed)
@@ -369,36 +358,44 @@ class TextIndex(TextDirectory):
         return size
 
     def _ask(self, view, query):
-        """Return (keys of words, fields and forms, how often each word, statistics)."""
-        lexicon, n_forms = self._lexicon, len(self._form_weights)
-        if isinstance(query, str):
-            times = Counter(word for word, _, _ in cut_words(query))
-            check_many(times)
-            found = [lexicon.term_numbers(lexicon.analyzer.forms(word)) for word in times]
-            statistics = self._statistics(view)
-        else:
-            times = Counter(check_tokens(query))
-            check_many(times)
-            found = [lexicon.term_numbers((token,)) for token in times]
-            statistics = self._statistics(view).copy()
-            statistics[:n_forms] = self._exact_only
-        keys = [
-            int(bm25.term_key(field, form, numbers[form] if form < len(numbers) else -1))
-            for numbers in found
-            for field in range(len(self.fields))
-            for form in range(n_forms)
-        ]
-        return np.array(keys, np.int64), np.array([*times.values()], float), statistics
+        """Return the `_Asked` of each language."""
+        plain = isinstance(query, str)
+        words = (word for word, _, _ in cut_words(query)) if plain else check_tokens(query)
+        counts = Counter(words)
+        check_many(counts)
+        times, asked = np.array([*counts.values()], float), []
+        for group, statistics in zip(self._languages.groups, self._statistics(view), strict=True):
+            lexicon, n_forms = group.lexicon, len(group.weights)
+            if plain:
+                found = [lexicon.term_numbers(lexicon.analyzer.forms(word)) for word in counts]
+            else:
+                found = [lexicon.term_numbers((token,)) for token in counts]
+                statistics = statistics.copy()
+                statistics[:n_forms] = np.eye(1, n_forms)[0]
+            keys = [
+                int(bm25.term_key(field, form, numbers[form] if form < len(numbers) else -1))
+                for numbers in found
+                for field in group.fields
+                for form in range(n_forms)
+            ]
+            asked.append(_Asked(np.array(keys, np.int64), times, statistics, n_forms))
+        return asked
 
     def _statistics(self, view):
-        """Return what `kernels.bm25.weigh` calls so, of a view."""
+        """Return what `kernels.bm25.weigh` calls so, of a view, for each language."""
         if view.statistics is None:
-            view.statistics = np.concatenate([self._form_weights, self._field_weights, view.floors])
+            floors = view.floors.reshape(len(self.fields), self._languages.form_count)
+            view.statistics = [
+                np.concatenate(
+                    [weights, self._field_weights[fields], floors[fields, : len(weights)].ravel()]
+                )
+                for _, fields, weights in self._languages.groups
+            ]
         return view.statistics
 
     def _clauses(self, view, query, syntax=True):
         """Return a query as (sign, terms) pairs."""
-        finder = Terms(view, self._lexicon, self.fields.values(), self.positions)
+        finder = Terms(view, self._languages, list(self.fields.values()), self.positions)
         if not isinstance(query, str):
             times = Counter(check_tokens(query))
             check_many(times)

@@ -22,6 +22,7 @@ from luma_lab.errors import InvalidArgument
 WORD, PHRASE, PREFIX, FUZZY = "word", "phrase", "prefix", "fuzzy"
 SHOULD, MUST, MUST_NOT = "", "+", "-"
 _SPECIAL = re.compile(r'(?:^|\s)(?:[+-]\S|")|\S[*~](?:\s|$)')
+_SIGNS = re.compile(r"(?:^|(?<=\s))[+-]+|[*~]+(?=\s|$)")
 _PIECE = re.compile(r'\s*([+-]?)(?:"([^"]*)"|("[^"]*$)|([^\s]+))')
 
 
@@ -70,3 +71,12 @@ def parse(query):
             clauses.append(Clause(WORD, word, sign))
         at = found.end()
     return clauses
+
+
+def as_words(text):
+    """Return a text in plain language as a query for its words, whatever signs it holds.
+
+    >>> as_words('Why does "perl -w" say *** or C++?')
+    'Why does  perl w  say  or C++?'
+    """
+    return _SIGNS.sub("", text.replace('"', " "))

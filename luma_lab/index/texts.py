@@ -5,6 +5,7 @@ from luma_lab.index.scoring import check_number
 
 ONLY_FIELD = "text"
 MOST_QUERY_WORDS = 4096
+FIELD_OPTIONS = ("weight", "language")
 
 
 def as_columns(texts, fields):
@@ -41,15 +42,26 @@ def as_columns(texts, fields):
 
 
 def check_fields(fields):
-    """Return fields as a dict of names and weights; None stands for the only one."""
+    """Return (dict of names and weights, list of languages) of fields; None: the only one.
+
+    A field without a language of its own has None for it.
+    """
     if fields is None:
-        return {ONLY_FIELD: 1.0}
+        return {ONLY_FIELD: 1.0}, [None]
     if not isinstance(fields, dict) or not fields:
         raise InvalidArgument(f"fields={fields!r}: expected a dict of names and weights")
-    for name in fields:
+    weights, languages = {}, []
+    for name, given in fields.items():
         if not isinstance(name, str) or not name:
             raise InvalidArgument(f"field name {name!r}: expected a string")
-    return {name: check_number(f"weight of field {name!r}", w) for name, w in fields.items()}
+        if not isinstance(given, dict):
+            given = {"weight": given}
+        for key in given:
+            if key not in FIELD_OPTIONS:
+                raise UnknownName(f"option of field {name!r}", key, FIELD_OPTIONS)
+        weights[name] = check_number(f"weight of field {name!r}", given.get("weight", 1.0))
+        languages.append(given.get("language"))
+    return weights, languages
 
 
 def check_text(text, place):

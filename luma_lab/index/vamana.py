@@ -6,16 +6,15 @@ import threading
 import numpy as np
 
 from luma_lab.errors import CorruptStore, InvalidArgument, UnknownName
-from luma_lab.index.builder import build_graph
+from luma_lab.index.builder import build_graph, graph_row_bytes
 from luma_lab.index.changing import Changing
-from luma_lab.index.directory import Directory
+from luma_lab.index.chosen import RowChoices
 from luma_lab.index.graph import Graph
 from luma_lab.index.nodes import NODES, restore_nodes
 from luma_lab.index.progress import reporting
 from luma_lab.index.protocol import (
     as_queries,
     as_vectors,
-    check_ascending,
     check_dim,
     check_integer,
     check_k,
@@ -33,9 +32,10 @@ from luma_lab.types import Neighbors
 SEARCH_LIST_SIZE = 64  # recall@10 above 0.95 on the sets we measured
 MAX_DEGREE = 1024
 MAX_LIST_SIZE = 1 << 20
+LEAST_BUILD_BYTES = 4 << 20  # samples, threads' scratch
 
 
-class VamanaIndex(Changing, RenewingGraph, Directory):
+class VamanaIndex(Changing, RenewingGraph):
     """Approximate nearest neighbours by walking a pruned graph held in memory.
 
     Recall is bought with `search_list_size`; memory with `max_degree`. With "q8" walks go by
@@ -92,6 +92,7 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
     """
 
     KIND = "vamana"
+    LEARNED = "entry"
 
     def __init__(
         self,
@@ -118,9 +119,10 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
         self.threads = threads
         self._graph = None
         self._rooms = None
+        self._choices = RowChoices()
         self._changing = threading.RLock()
 
-    def build(self, vectors, progress=False):
+    def build(self, vectors, progress=False, *, memory_bytes=None):
         """Build the graph of `vectors` (n, dim); return self.
 
         Parameters
@@ -128,6 +130,9 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
         progress : bool or callable
             True shows a progress bar; a callable gets the finished fraction, 0 to 1, and may
             raise to end the build: then the index stays as it was.
+        memory_bytes : int, optional
+            What the build may allocate beside `vectors`; a build that needs more is refused. Copies
+            of a writable array, and of one that is not float32, count.
 
         Raises
         ------
@@ -136,8 +141,14 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
         """
         checked = as_vectors(vectors, self.dim)
         threads = check_threads(self.threads)
+        nodes_of = NODES[self.quantizer]
+        budget = _Budget(memory_bytes, len(checked), self.max_degree)
+        converted = isinstance(vectors, np.ndarray) and not np.may_share_memory(checked, vectors)
+        budget.take(nodes_of.bytes_of(checked, self.metric, vectors))
+        budget.take(checked.nbytes if converted else 0)
         with reporting(progress, "vamana") as report:
-            nodes = NODES[self.quantizer].make(checked, self.metric, threads, vectors)
+            nodes = nodes_of.make(checked, self.metric, threads, vectors)
+            budget.take(nodes.building_bytes)
             if len(nodes):
                 neighbors, entry = build_graph(
                     nodes.building_space,
@@ -189,7 +200,9 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
             Only these rows may be answered. Few are scanned, many are filtered from a longer
             walk; each query gets ``min(k, mask.sum())`` rows.
         rows : ascending integers without repeats, optional
-            The same as row numbers, for few of many; not together with `mask`.
+            The same as row numbers, for few of many; not together with `mask`. A read-only int64
+            array that is given again is not looked at again: quicker for one filter's many
+            queries.
 
         Returns
         -------
@@ -210,15 +223,10 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
                 raise InvalidArgument("mask and rows are both given: expected at most one")
             mask = check_mask(mask, len(graph.nodes))
         if rows is not None:
-            rows = check_ascending(rows, len(graph.nodes))
+            rows = self._choices.take(rows, len(graph.nodes))
         queries = graph.nodes.prepare(queries)
         found, distances, counts = graph.search(queries, k, list_size, threads, mask, rows)
         return Neighbors(found, distances, stats_in_memory(counts, self.quantizer))
-
-    @property
-    def total_rows(self):
-        """Rows a mask has entries for."""
-        return 0 if self._graph is None else len(self._graph.nodes)
 
     @property
     def neighbors_(self):
@@ -237,26 +245,6 @@ class VamanaIndex(Changing, RenewingGraph, Directory):
             return 0
         rooms = self._rooms
         return self._graph.nodes.memory_bytes + rooms.neighbors.nbytes + rooms.live.nbytes
-
-    def __len__(self):
-        return 0 if self._graph is None else self._graph.live_count
-
-    def __getstate__(self):
-        arrays = None if self._graph is None else self._arrays()
-        return {**self._parameters(), "threads": self.threads}, arrays
-
-    def __setstate__(self, state):
-        parameters, arrays = state
-        if arrays is not None:
-            made = self._restore(parameters, arrays, lambda *expected: None)
-        else:
-            parameters.pop("entry")
-            made = type(self)(**parameters)
-        vars(self).update(vars(made))
-
-    @classmethod
-    def _spares_vectors(cls, parameters):
-        return parameters["quantizer"] is not None
 
     def _arrays(self):
         graph = self._built(self._graph)
@@ -307,6 +295,24 @@ def resolve_list_size(search_list_size, k):
     if size < k:
         raise InvalidArgument(f"search_list_size={size}: expected at least k={k}")
     return size
+
+
+class _Budget:
+    """Counts what a build is going to allocate; refuses what is beyond `allowed` bytes."""
+
+    def __init__(self, allowed, rows, max_degree):
+        self._allowed = allowed
+        if allowed is not None:
+            self._allowed = check_integer("memory_bytes", allowed, 1)
+        self._needed = int(rows * graph_row_bytes(max_degree)) + LEAST_BUILD_BYTES
+
+    def take(self, size):
+        self._needed += size
+        if self._allowed is not None and self._needed > self._allowed:
+            raise InvalidArgument(
+                f"memory_bytes={self._allowed}: this build takes up to {self._needed} bytes; give "
+                "as many, or a lower max_degree, or use DiskIndex.build with build_memory_bytes"
+            )
 
 
 def _check_alpha(alpha):

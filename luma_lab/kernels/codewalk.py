@@ -18,7 +18,14 @@ from luma_lab.kernels.distance import (
     squared_l2,
     wide_square,
 )
-from luma_lab.kernels.graph import COMPARISONS, HOPS, PASS, greedy_search
+from luma_lab.kernels.graph import (
+    COMPARISONS,
+    HOPS,
+    PASS,
+    filtered_search,
+    greedy_search,
+    passes,
+)
 from luma_lab.kernels.int8 import load_float32
 from luma_lab.kernels.prefetch import AHEAD, prefetch_row
 from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES, prepare_query
@@ -28,6 +35,9 @@ from luma_lab.kernels.topk import key_distance, key_row, pack_key, push_least, s
 RERANK_AHEAD = 4  # rows of exact vectors asked for before they are needed
 CERTAINTY = np.float32(3.0)  # standard deviations a code's distance is believed to be wrong by
 
+# A scan that left in doubt what is nearest keeps so many times more rows, up to one in so many.
+MORE_KEPT = 8
+LEAST_KEPT_SHARE = 4
 ROUNDING = np.float32(2.0**-21)  # of float32 sums of a few terms
 
 
@@ -128,7 +138,7 @@ def look_again(space, probe, query, query_square, vectors, metric, best, passed,
 
 @kernel
 def search_codes(
-    space, mean, queries, vectors, neighbors, entry, metric, mask, use_mask, rerank,
+    space, mean, queries, vectors, neighbors, entry, metric, mask, wanted, rerank,
     keys, fresh, seen, epoch, no_record, point, prepared, rows, distances, counts,
 ):  # fmt: skip
     """Answer each of `queries` (n_queries, dim) by a walk over codes and an exact second look.
@@ -155,17 +165,19 @@ def search_codes(
     for i in range(queries.shape[0]):
         square = prepare_point(queries[i], mean, metric, space.code_bytes, point, prepared)
         probe = prepared.ctypes.data
-        size, hops, comparisons = greedy_search(
-            space, probe, neighbors, entry, keys, fresh, seen, epoch, no_record
-        )
+        if wanted > 0:
+            size, hops, comparisons = filtered_search(
+                space, probe, neighbors, entry, mask, wanted, keys, fresh, seen, epoch
+            )
+        else:
+            size, hops, comparisons = greedy_search(
+                space, probe, neighbors, entry, keys, fresh, seen, epoch, no_record
+            )
         passed = 0
         for j in range(size):
-            row = key_row(keys[j])
-            # A row that came while the search began has no place in its mask yet.
-            if use_mask and not (row < mask.shape[0] and mask[row]):
-                continue
-            best[passed] = keys[j]
-            passed += 1
+            if wanted == 0 or passes(mask, key_row(keys[j])):
+                best[passed] = keys[j]
+                passed += 1
         begun = nanoseconds()
         found, _ = look_again(
             space, probe, point[0], square, vectors, metric, best, passed, heap, rerank
@@ -178,13 +190,28 @@ def search_codes(
 
 
 @kernel
+def keep_nearest(space, probe, chosen, best):
+    """Put the keys of the nearest of the `chosen` rows by code into `best`; return how many."""
+    size = 0
+    for j in range(chosen.shape[0]):
+        if j + AHEAD < chosen.shape[0]:
+            prefetch_node(space, chosen[j + AHEAD])
+        key = pack_key(distance_to(space, probe, chosen[j]), chosen[j])
+        if size < best.shape[0] or key < best[0]:
+            size = push_least(best, size, key)
+    sort_heap(best, size)
+    return size
+
+
+@kernel
 def scan_among(
     space, mean, queries, vectors, chosen, metric, rerank, best, point, prepared, rows, distances
 ):
     """Find the nearest of the `chosen` rows to each query by codes and an exact second look.
 
-    Where the codes leave open whether more than `best` holds belong to the nearest, all chosen
-    rows are compared exactly. Ties go to the lower row.
+    Where the codes leave open whether more than `best` holds belong to the nearest, the scan is
+    done again with more room, and once that would be much all chosen rows are compared exactly.
+    Ties go to the lower row.
 
     Parameters
     ----------
@@ -201,20 +228,19 @@ def scan_among(
     for i in range(queries.shape[0]):
         square = prepare_point(queries[i], mean, metric, space.code_bytes, point, prepared)
         probe = prepared.ctypes.data
-        size = 0
-        for j in range(chosen.shape[0]):
-            if j + AHEAD < chosen.shape[0]:
-                prefetch_node(space, chosen[j + AHEAD])
-            key = pack_key(distance_to(space, probe, chosen[j]), chosen[j])
-            if size < best.shape[0] or key < best[0]:
-                size = push_least(best, size, key)
-        sort_heap(best, size)
-        found, settled = look_again(
-            space, probe, point[0], square, vectors, metric, best, size, heap, rerank
-        )
-        if not settled and size < chosen.shape[0]:
-            found = 0
-            for j in range(chosen.shape[0]):
-                key = pack_key(exact_distance(point[0], vectors, chosen[j], metric), chosen[j])
-                found = push_least(heap, found, key)
+        kept = best
+        while True:
+            size = keep_nearest(space, probe, chosen, kept)
+            found, settled = look_again(
+                space, probe, point[0], square, vectors, metric, kept, size, heap, rerank
+            )
+            if settled or size == chosen.shape[0]:
+                break
+            if kept.shape[0] * MORE_KEPT * LEAST_KEPT_SHARE > chosen.shape[0]:
+                found = 0
+                for j in range(chosen.shape[0]):
+                    key = pack_key(exact_distance(point[0], vectors, chosen[j], metric), chosen[j])
+                    found = push_least(heap, found, key)
+                break
+            kept = np.empty(kept.shape[0] * MORE_KEPT, np.int64)
         write_heap(heap, found, rows[i], distances[i])

@@ -134,27 +134,121 @@ def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expa
     return size, hops, comparisons
 
 
+@kernel(inline=True)
+def passes(mask, row):
+    """Return whether a row may be answered; one that came after its mask was made may not."""
+    return row < mask.shape[0] and mask[row]
+
+
+@kernel
+def filtered_search(space, probe, neighbors, entry, mask, wanted, keys, fresh, seen, epoch):
+    """Walk as `greedy_search` does, with a list that ends where `wanted` of its rows pass.
+
+    So the list is as long as it must be: short where what is near to the probe passes, and
+    otherwise up to the length of `keys`. The walk leads through all nodes.
+
+    Parameters
+    ----------
+    mask : bool array
+        Rows that pass.
+    wanted : int
+        At least 1.
+
+    The rest is as in `greedy_search`.
+
+    Returns
+    -------
+    size : int
+        Entries of `keys` that are valid, all expanded, ascending.
+    hops, comparisons : int
+    """
+    edge_bytes = neighbors.shape[1] * 4
+    edge_base = neighbors.ctypes.data
+    stamp = next_epoch(seen, epoch)
+    keys[0] = pack_key(distance_to(space, probe, entry), entry)
+    seen[entry] = stamp
+    passed = 1 if passes(mask, np.int64(entry)) else 0
+    size = 1
+    hops = 0
+    comparisons = 1
+    cursor = 0
+    while cursor < size:
+        key = keys[cursor]
+        if key & EXPANDED:
+            cursor += 1
+            continue
+        keys[cursor] = key | EXPANDED
+        hops += 1
+        node = key_row(key)
+        count = 0
+        for j in range(neighbors.shape[1]):
+            other = neighbors[node, j]
+            if other == NO_NODE:
+                break
+            if seen[other] != stamp:
+                seen[other] = stamp
+                fresh[count] = other
+                count += 1
+                if count <= AHEAD:
+                    prefetch_node(space, np.int64(other))
+        if cursor + 1 < size:
+            prefetch_span(edge_base + key_row(keys[cursor + 1]) * edge_bytes, edge_bytes)
+        comparisons += count
+        resume = cursor + 1
+        for j in range(count):
+            other = np.int64(fresh[j])
+            if j + AHEAD < count:
+                prefetch_node(space, np.int64(fresh[j + AHEAD]))
+            key = pack_key(distance_to(space, probe, other), other)
+            if passed == wanted or size == keys.shape[0]:
+                if key >= keys[size - 1]:
+                    continue
+                if size == keys.shape[0]:  # the last has to go
+                    size -= 1
+                    if passes(mask, key_row(keys[size])):
+                        passed -= 1
+            resume = min(resume, insert_key(keys, size, key))
+            size += 1
+            if passes(mask, other):
+                passed += 1
+            # Nothing behind the last wanted row can matter.
+            while passed >= wanted:
+                last = passes(mask, key_row(keys[size - 1]))
+                if passed == wanted and last:
+                    break
+                size -= 1
+                if last:
+                    passed -= 1
+        cursor = resume
+    return size, hops, comparisons
+
+
 @kernel
 def search_batch(
-    space, queries, neighbors, entry, metric, mask, use_mask,
+    space, queries, neighbors, entry, metric, mask, wanted,
     keys, fresh, seen, epoch, no_record, rows, distances, counts,
 ):  # fmt: skip
-    """Answer each of `queries` by a walk over a `FloatSpace`; only rows in `mask` if `use_mask`.
+    """Answer each of `queries` by a walk over a `FloatSpace`.
 
-    queries are rows like the space's; `metric` says how users see distances. The walk passes
-    through all nodes. rows and distances (n_queries, k) are output, padded with -1 and inf;
-    so is counts (n_queries, 4) int64: HOPS, COMPARISONS, and how many of the final list `mask`
-    lets PASS.
+    queries are rows like the space's; `metric` says how users see distances. Unless `wanted` is
+    0, only rows in `mask` are answered, see `filtered_search`. rows and distances (n_queries, k)
+    are output, padded with -1 and inf; so is counts (n_queries, 4) int64: HOPS, COMPARISONS, and
+    how many of the final list PASS.
     """
     for i in range(queries.shape[0]):
-        size, hops, comparisons = greedy_search(
-            space, probe_at(queries, i), neighbors, entry, keys, fresh, seen, epoch, no_record
-        )
+        probe = probe_at(queries, i)
+        if wanted > 0:
+            size, hops, comparisons = filtered_search(
+                space, probe, neighbors, entry, mask, wanted, keys, fresh, seen, epoch
+            )
+        else:
+            size, hops, comparisons = greedy_search(
+                space, probe, neighbors, entry, keys, fresh, seen, epoch, no_record
+            )
         found = 0
         for j in range(size):
             row = key_row(keys[j])
-            # A row that came while the search began has no place in its mask yet.
-            if use_mask and not (row < mask.shape[0] and mask[row]):
+            if wanted > 0 and not passes(mask, row):
                 continue
             if found < rows.shape[1]:
                 distance = key_distance(keys[j])

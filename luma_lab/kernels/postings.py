@@ -116,34 +116,6 @@ def copy_kept(starts, rows, counts, live, shift, targets, cursors, out_rows, out
         cursors[target] = at
 
 
-@kernel
-def copy_kept_places(
-    starts, rows, counts, place_starts, places, live, targets, cursors, out_places
-):
-    """Append the places of live postings to list ``targets[l]``, as :func:`copy_kept` does."""
-    for item in range(targets.shape[0]):
-        at, target = place_starts[item], targets[item]
-        for i in range(starts[item], starts[item + 1]):
-            count = np.int64(counts[i])
-            if target >= 0 and live[rows[i]]:
-                into = cursors[target]
-                for j in range(count):
-                    out_places[into + j] = places[at + j]
-                cursors[target] = into + count
-            at += count
-
-
-@kernel
-def count_kept_places(starts, rows, counts, live, sizes):
-    """Sum in `sizes` the counts of each list's live postings."""
-    for item in range(sizes.shape[0]):
-        size = 0
-        for i in range(starts[item], starts[item + 1]):
-            if live[rows[i]]:
-                size += np.int64(counts[i])
-        sizes[item] = size
-
-
 @kernel(inline=True)
 def term_part(kind, count, norm, k1, delta):
     """Return what BM25 makes of a count, in float64, without idf and less its value at 0.

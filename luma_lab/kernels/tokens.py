@@ -11,11 +11,24 @@ point; `MARK` is set on combining marks, which continue a word but never begin o
 import numpy as np
 
 from luma_lab.kernels.compile import kernel
+from luma_lab.kernels.eight import (
+    digit_marks,
+    first_bytes,
+    first_mark,
+    foreign_marks,
+    letter_marks,
+    load_eight,
+    lower,
+    other_marks,
+    store_eight,
+)
 
 MARK = 1 << 31
 POINT_BITS = (1 << 21) - 1
 # What is behind them does not tell words apart; keeps a run of a million letters harmless.
 LONGEST_WORD_BYTES = 255
+# A word of so many bytes has room for eight more, and then for no part of a character.
+EIGHTS_MOST = LONGEST_WORD_BYTES - 3 - 8
 HASH, START, LENGTH = 0, 1, 2
 # Places of `state`.
 DOCUMENT, AT, TOKENS, WORDS, ARENA = 0, 1, 2, 3, 4
@@ -92,35 +105,44 @@ def place_of(value, mask):
     return (value ^ (value >> 32)) & mask
 
 
-@kernel
-def number_word(word, start, stop, value, slots, entries, arena, state, grow):
-    """Return the number of word[start:stop], whose hash is `value`.
+@kernel(inline=True)
+def same_bytes(a, at, b, start, size):
+    """Return whether a[at:at + size] and b[start:start + size] are equal; size at least 8."""
+    first, second, last = np.int64(a.ctypes.data) + at, np.int64(b.ctypes.data) + start, size - 8
+    for i in range(0, last, 8):
+        if load_eight(first + i) != load_eight(second + i):
+            return False
+    return load_eight(first + last) == load_eight(second + last)
 
-    A new word gets the next number when `grow`, if there is room, else `FULL`; without `grow`
-    it is `UNKNOWN`.
-    """
+
+@kernel(inline=True)
+def find_word(word, start, stop, value, slots, entries, arena):
+    """Return the number of word[start:stop], whose hash is `value`, or `UNKNOWN`."""
     size = stop - start
     mask = np.int64(slots.shape[0] - 1)
-    place = place_of(value, mask)
+    place, found = place_of(value, mask), UNKNOWN
     while slots[place] != 0:
         number = np.int64(slots[place]) - 1
         if entries[number, HASH] == value and entries[number, LENGTH] == size:
-            if size <= TELLING_BYTES:
-                return number
-            begin = entries[number, START]
-            same = True
-            for i in range(size):
-                if arena[begin + i] != word[start + i]:
-                    same = False
-                    break
-            if same:
-                return number
+            if size <= TELLING_BYTES or same_bytes(
+                arena, entries[number, START], word, start, size
+            ):
+                found = number
+                break
         place = (place + 1) & mask
-    if not grow:
-        return UNKNOWN
+    return found
+
+
+@kernel
+def add_word(word, start, stop, value, slots, entries, arena, state):
+    """Return the number given to a new word, or `FULL`; parameters as :func:`find_word`."""
+    size, mask = stop - start, np.int64(slots.shape[0] - 1)
     number, begin = state[WORDS], state[ARENA]
     if 2 * number >= mask or number >= entries.shape[0] or begin + size > arena.shape[0]:
         return FULL
+    place = place_of(value, mask)
+    while slots[place] != 0:
+        place = (place + 1) & mask
     for i in range(size):
         arena[begin + i] = word[start + i]
     entries[number, HASH] = value
@@ -129,6 +151,19 @@ def number_word(word, start, stop, value, slots, entries, arena, state, grow):
     # The slot last: whoever reads meanwhile sees a whole word or none.
     slots[place] = number + 1
     state[WORDS], state[ARENA] = number + 1, begin + size
+    return number
+
+
+@kernel
+def number_word(word, start, stop, value, slots, entries, arena, state, grow):
+    """Return the number of word[start:stop], whose hash is `value`.
+
+    A new word gets the next number when `grow`, if there is room, else `FULL`; without `grow`
+    it is `UNKNOWN`.
+    """
+    number = find_word(word, start, stop, value, slots, entries, arena)
+    if number == UNKNOWN and grow:
+        number = add_word(word, start, stop, value, slots, entries, arena, state)
     return number
 
 
@@ -156,10 +191,17 @@ def tokenize(text, bounds, fold, slots, entries, arena, word, tokens, ends, stat
     state : int64 array of shape (STATE_SIZE,)
     """
     document, at, count = state[DOCUMENT], state[AT], state[TOKENS]
-    points = fold.shape[0]
+    points, whole = fold.shape[0], text.shape[0] - 8
+    bytes_at, word_at = np.int64(text.ctypes.data), np.int64(word.ctypes.data)
     while document < ends.shape[0]:
         stop = bounds[document + 1]
         while at < stop:
+            if at <= whole:
+                eight = load_eight(bytes_at + at)
+                plain = first_mark(letter_marks(eight) | digit_marks(eight) | foreign_marks(eight))
+                if plain > 0:
+                    at += min(plain, stop - at)
+                    continue
             lead = text[at]
             if lead < ONE_BYTE:
                 if fold[lead] == 0:
@@ -172,6 +214,19 @@ def tokenize(text, bounds, fold, slots, entries, arena, word, tokens, ends, stat
                     continue
             begin, size = at, 0
             value, pack = HASH_BASIS, np.int64(0)
+            # As far as it is ASCII, eight bytes at a time; the loop behind goes on from there.
+            while at <= whole and size <= EIGHTS_MOST:
+                eight = load_eight(bytes_at + at)
+                letters = letter_marks(eight)
+                found = first_mark(other_marks(letters | digit_marks(eight)))
+                found = min(found, stop - at)
+                pack = first_bytes(lower(eight, letters), found)
+                store_eight(word_at + size, pack)
+                at += found
+                size += found
+                if found < 8:
+                    break
+                value, pack = (value ^ pack) * HASH_FACTOR, np.int64(0)
             while at < stop:
                 lead = text[at]
                 if lead < ONE_BYTE:
@@ -199,10 +254,12 @@ def tokenize(text, bounds, fold, slots, entries, arena, word, tokens, ends, stat
                         if i & 7 == 7:
                             value, pack = (value ^ pack) * HASH_FACTOR, np.int64(0)
             value = (value ^ pack) * HASH_FACTOR
-            number = number_word(word, 0, size, value, slots, entries, arena, state, grow)
-            if number == FULL:
-                state[DOCUMENT], state[AT], state[TOKENS] = document, begin, count
-                return False
+            number = find_word(word, 0, size, value, slots, entries, arena)
+            if number == UNKNOWN and grow:
+                number = add_word(word, 0, size, value, slots, entries, arena, state)
+                if number == FULL:
+                    state[DOCUMENT], state[AT], state[TOKENS] = document, begin, count
+                    return False
             tokens[count] = number
             count += 1
         ends[document] = count

@@ -14,6 +14,8 @@ from luma_lab.kernels import (
     distance,
     graph,
     mend,
+    partition,
+    places,
     postings,
     product,
     quantize,
@@ -57,11 +59,11 @@ def warm_up():
     no_record, queries = np.empty(0, np.int64), vectors[:1]
     space, neighbors, prepared, *scratch = walk
     graph.search_batch(
-        space, queries, neighbors, 0, distance.L2, no_mask, False, *scratch, no_record, *answer
+        space, queries, neighbors, 0, distance.L2, no_mask, 0, *scratch, no_record, *answer
     )
     space, neighbors, prepared, *scratch = coded_walk
     codewalk.search_codes(
-        space, mean, queries, vectors, neighbors, 0, distance.L2, no_mask, False, 1, *scratch,
+        space, mean, queries, vectors, neighbors, 0, distance.L2, no_mask, 0, 1, *scratch,
         no_record, np.empty((2, WARM_STRIDE), np.float32), prepared, *answer,
     )  # fmt: skip
     codewalk.scan_among(
@@ -71,6 +73,7 @@ def warm_up():
     scan.scan_batch(queries, vectors, no_rows, False, 0, WARM_ROWS, distance.L2, *answer[:2])
     _warm_codes(vectors, mean, codes, no_rows, rows, distances)
     _warm_cells(vectors, mean, codes, no_mask, *answer)
+    _warm_shards(vectors)
     _warm_disk(codes, queries, no_mask, rows, distances)
     _warm_text()
 
@@ -101,6 +104,7 @@ def _warm_graph(space):
     trimmed = read_only(trimmed)
     mend.mend_edges(space, 0, WARM_ROWS, trimmed, live, alpha, WARM_ROWS, neighbors, prepared)
     mend.link_back(batch, edges, neighbors)
+    partition.merge_edges(space, 0, 0, WARM_ROWS, neighbors.copy(), alpha, neighbors, prepared)
     return space, trimmed, prepared, keys, fresh, seen, epoch
 
 
@@ -153,6 +157,17 @@ def _warm_cells(vectors, mean, codes, no_mask, rows, distances, counts):
     )  # fmt: skip
 
 
+def _warm_shards(vectors):
+    """Compile what cuts rows into shards, and finds what the union of their edges reaches."""
+    centres = vectors[:2].copy()
+    partition.fit_centres(vectors, 1, centres)
+    room, shards = np.full(2, WARM_ROWS), np.empty((2, WARM_ROWS), np.int16)
+    partition.assign_shards(vectors, read_only(centres), room, *shards)
+    edges = read_only(np.full((WARM_ROWS, WARM_DEGREE), graph.NO_NODE, np.int32))
+    parents, queue = np.full(WARM_ROWS, reach.UNREACHED, np.int32), np.zeros(WARM_ROWS, np.int32)
+    reach.spread(0, edges, parents, queue, 1)
+
+
 def _warm_disk(codes, queries, no_mask, rows, distances):
     """Compile what writes and searches a disk index."""
     size = 4096
@@ -200,25 +215,33 @@ def _warm_text():
     tokens.number_words(text, bounds, *table, words, state, True)
     tokens.look_up(text, fold, *table, np.empty(2, np.int32))
     tokens.refill_slots(table[1], 2, np.zeros(64, np.int32))
+    found, points = np.empty(2, np.int32), np.ones(1, np.int64)
+    tokens.words_with_prefix(text, table[1], 2, table[2], found)
+    tokens.words_one_edit_away(points, table[1], 2, table[2], np.empty(3, np.int64), found)
     last, sizes = np.full(2, -1, np.int32), np.zeros(2, np.int64)
-    rows, counts, places = (np.zeros(2, np.int32) for _ in range(3))
+    rows, counts, spread = (np.zeros(2, np.int32) for _ in range(3))
     postings.count_postings(words, ends, last, sizes)
     postings.fill_postings(words, ends, np.arange(2), np.full(2, -1, np.int32), rows, counts)
-    postings.fill_places(words, ends, np.arange(2), places)
+    postings.fill_places(words, ends, np.arange(2), spread)
+    packed = np.empty(2, np.uint8)
+    places.measure_places(np.arange(3), counts, spread, sizes)
+    places.pack_places(np.arange(3), counts, spread, packed)
     starts, rows, live = read_only(np.arange(3)), read_only(rows), read_only(np.ones(2, bool))
-    counts, places = read_only(counts.astype(np.uint16)), read_only(places)
+    counts, packed = read_only(counts.astype(np.uint16)), read_only(packed)
     postings.count_kept(starts, rows, live, sizes)
-    postings.count_kept_places(starts, rows, counts, live, sizes)
     postings.copy_kept(
         starts, rows, counts, live, 0, np.arange(2), np.arange(2), np.empty(2, np.int32),
         np.empty(2, np.int32),
     )  # fmt: skip
-    postings.copy_kept_places(
-        starts, rows, counts, read_only(np.arange(2)), places, live, np.arange(2), np.arange(2),
-        np.empty(2, np.int32),
-    )  # fmt: skip
+    kept = starts, rows, counts, read_only(np.arange(2)), packed, live, np.arange(2)
+    places.count_kept_places(*kept, np.zeros(2, np.int64))
+    places.copy_kept_places(*kept, np.arange(2), np.empty(2, np.uint8))
+    places.places_fit(np.arange(2), np.ones(2, np.int64), packed)
+    places.unpack_spots(rows, counts, packed, 0, 0, np.empty(2, np.int64))
+    places.keep_common(np.empty(0, np.int64), np.empty(0, np.int64))
     parts, tops = np.empty(2, np.float32), np.zeros((2, 1), np.float32)
-    postings.bake_parts(rows, counts, 0, 2, np.ones(2), postings.SATURATED, 1.2, 0.5, parts)
+    for counted in (counts, read_only(np.ones(2, np.int32))):  # of words, of phrases
+        postings.bake_parts(rows, counted, 0, 2, np.ones(2), postings.SATURATED, 1.2, 0.5, parts)
     parts, begins = read_only(parts), np.zeros((2, 2), np.int64)
     postings.window_bounds(starts, rows, parts, np.arange(2), begins, tops)
     keys, lists = read_only(np.arange(2)), read_only(np.arange(2, dtype=np.int32))
@@ -242,6 +265,7 @@ def _warm_text():
         bm25.AUTO, np.arange(2), chosen_weights, 2, starts, rows, parts, slots, begins, tops,
         live, True, 0, 2, sums, heap, 0,
     )  # fmt: skip
+    bm25.term_key(0, 0, 0)
     bm25.unpack(heap, 0, 0.0, scores)
 
 

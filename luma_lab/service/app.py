@@ -10,8 +10,10 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from luma_lab.engine.embedders_http import HttpEmbedder
 from luma_lab.engine.keys import KeyStore
-from luma_lab.errors import Unavailable
+from luma_lab.errors import InvalidArgument, Unavailable, UnknownName
+from luma_lab.index.analyzer import check_language
 from luma_lab.service import (
     bulk,
     consumers,
@@ -19,6 +21,7 @@ from luma_lab.service import (
     documents,
     events,
     health,
+    hybrid,
     indexes,
     jobs,
     keys,
@@ -31,7 +34,6 @@ from luma_lab.service import (
     sql,
     state,
     transaction,
-    unbuilt,
     vectors,
 )
 from luma_lab.service.base import NotFoundHandler, Service, log_request
@@ -59,6 +61,7 @@ MODULES = (
     vectors,
     points,
     queries,
+    hybrid,
     bulk,
     indexes,
     diskann,
@@ -68,7 +71,6 @@ MODULES = (
     transaction,
     search,
     jobs,
-    unbuilt,
     lab_pages,
 )
 
@@ -110,6 +112,7 @@ def make_application(
         keepalive_secs=keepalive_secs,
         has_pages=bool(pages),
         operations={(o.handler, o.method): o for o in all_operations()},
+        embedder=make_embedder(settings),
     )
     service.metrics = metrics.Metrics(service)
     routes = [route for module in MODULES for route in module.routes]
@@ -119,6 +122,25 @@ def make_application(
         default_handler_class=NotFoundHandler,
         log_function=log_request,
     )
+
+
+def make_embedder(settings):
+    """Return what makes the vectors of ``/search`` by the settings: an embedder, "lsa" or None.
+
+    Raises
+    ------
+    InvalidArgument
+        A setting names a language or an address that can't be.
+    """
+    try:
+        check_language(settings.search_language)
+    except UnknownName as error:
+        raise InvalidArgument(f"SEARCH_LANGUAGE: {error}") from None
+    if settings.embedder == "http":
+        return HttpEmbedder(
+            settings.embedder_url, settings.embedder_model, api_key=settings.embedder_api_key
+        )
+    return None if settings.embedder == "none" else settings.embedder
 
 
 class Server:
@@ -202,6 +224,8 @@ class Server:
         for closing in list(self._front.draining):
             closing.cancel()
         service.pool.shutdown(wait=False, cancel_futures=True)
+        if isinstance(service.embedder, HttpEmbedder):
+            service.embedder.close()
         service.keys.close()
 
 

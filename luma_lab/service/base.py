@@ -47,6 +47,7 @@ STATUS = {
     errors.SqlTimeout: 408,
     errors.NotSupported: 501,
     errors.Unavailable: 503,
+    errors.EmbedderFailed: 502,
     errors.StoreClosed: 503,
     errors.StoreFull: 507,
     errors.LumaError: 500,
@@ -87,6 +88,7 @@ class Service:
     streams: Streams = None
     sockets: Streams = None
     metrics: Any = None
+    embedder: Any = None
 
 
 def status_of(error):

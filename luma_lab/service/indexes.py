@@ -44,6 +44,20 @@ class DropAnswer(msgspec.Struct):
     offset: int
 
 
+class TextStatus(msgspec.Struct):
+    """The text index; what it takes in memory is what this process has searched."""
+
+    language: str
+    fields: dict[str, float]
+    field_languages: dict[str, str]
+    documents: int
+    terms: int
+    segments: int
+    applied_offset: int
+    memory_bytes: int
+    disk_bytes: int
+
+
 class StatusAnswer(msgspec.Struct):
     """Which index answers, over what, how large it is."""
 
@@ -59,6 +73,7 @@ class StatusAnswer(msgspec.Struct):
     disk_bytes: int
     last_built_ms: int | None
     graph_files: list[str]
+    text: TextStatus | None
     why: str
 
 

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from luma_lab.engine import passages
-from luma_lab.errors import InvalidArgument, NotSupported, PayloadTooLarge
+from luma_lab.errors import InvalidArgument, PayloadTooLarge
+from luma_lab.service.hybrid import Branch
 from luma_lab.service.operation import Operation
 from luma_lab.service.refusals import WrongShape
 from luma_lab.service.vectors import VectorHandler
@@ -32,7 +33,7 @@ class Metadata(msgspec.Struct, omit_defaults=True):
 
 
 class IngestDocument(msgspec.Struct):
-    """A document; its vector may be left out once an embedder is set."""
+    """A document; a vector that is left out is made of the content, see EMBEDDER."""
 
     id: U32
     content: str
@@ -56,7 +57,10 @@ class Filters(msgspec.Struct):
 
 
 class SearchRequest(msgspec.Struct):
-    """Body of search; with `vector` the query is only echoed."""
+    """Body of search.
+
+    Without a mode: by `vector`, else by the query's own, else by its words.
+    """
 
     query: str
     top_k: int = 10
@@ -64,7 +68,7 @@ class SearchRequest(msgspec.Struct):
     group_by: str | None = None
     group_limit: int = 1
     vector: list[float] | None = None
-    mode: Literal["vector", "text", "hybrid"] = "vector"
+    mode: Literal["vector", "text", "hybrid"] | None = None
     min_offset: int | None = None
 
 
@@ -76,11 +80,12 @@ class FoundDocument(msgspec.Struct):
     metadata: Metadata
 
 
-class Found(msgspec.Struct):
-    """A document with its cosine."""
+class Found(msgspec.Struct, omit_defaults=True):
+    """A document with its score: cosine, BM25, or that of the fusion."""
 
     score: float
     document: FoundDocument
+    branches: dict[str, Branch] | msgspec.UnsetType = msgspec.UNSET
 
 
 class SearchAnswer(msgspec.Struct):
@@ -110,9 +115,7 @@ class IngestHandler(PassageHandler):
         size = len(document.content.encode())
         if size > self.limits.max_body_bytes:
             raise PayloadTooLarge(f"content too large: {size} bytes")
-        if document.vector is None:
-            raise NotSupported("a document without a vector needs an embedder, and none is set")
-        if not document.vector:
+        if document.vector is not None and not document.vector:
             raise InvalidArgument("the vector is empty: expected at least one component")
         self.check_vector(document.vector)
         check_numbers(document)
@@ -123,6 +126,9 @@ class IngestHandler(PassageHandler):
             document.vector,
             document.content,
             msgspec.to_builtins(document.metadata),
+            embedder=self.service.embedder,
+            language=self.limits.search_language,
+            dim=min(passages.LSA_DIM, self.limits.max_vector_dim),
         )
         self.set_header("X-Luma-Offset", str(result.offset))
         self.clear_header("Content-Type")
@@ -143,8 +149,6 @@ class SearchHandler(PassageHandler):
             )
         if request.group_limit < 0:
             raise InvalidArgument(f"group_limit is {request.group_limit}: expected at least 0")
-        if request.mode != "vector":
-            raise NotSupported(f"mode {request.mode!r} needs a text index, which is not there yet")
         vector = self._vector(request)
         self.check_vector(vector)
         filters = request.filters or Filters()
@@ -153,8 +157,11 @@ class SearchHandler(PassageHandler):
         def search():
             found = passages.search(
                 self.lab,
+                request.query,
                 vector,
                 request.top_k,
+                mode=request.mode,
+                embedder=self.service.embedder,
                 filters=msgspec.to_builtins(filters),
                 version=filters.version_policy,
                 group_by=request.group_by,
@@ -163,13 +170,7 @@ class SearchHandler(PassageHandler):
             return {
                 "query": request.query,
                 "top_k": request.top_k,
-                "results": [
-                    {
-                        "score": p.score,
-                        "document": {"id": p.id, "content": p.content, "metadata": p.metadata},
-                    }
-                    for p in found
-                ],
+                "results": [_found(passage) for passage in found],
             }
 
         await self.answer(search)
@@ -179,16 +180,27 @@ class SearchHandler(PassageHandler):
             return request.vector
         may_test = self.limits.auth == "open" or self.limits.test_vectors
         if not request.query.startswith(TEST_PREFIX) or not may_test:
-            raise NotSupported(
-                "a plain query needs an embedder or a text index, and there is none yet: send "
-                "`vector`, or TEST_VEC:1.0,0.0 with TEST_VECTORS=1"
-            )
+            return None
         try:
             return [float(part) for part in request.query[len(TEST_PREFIX) :].split(",")]
         except ValueError:
             raise WrongShape(
                 "query: expected numbers separated by commas behind TEST_VEC:", "query"
             ) from None
+
+
+def _found(passage):
+    body = {
+        "score": passage.score,
+        "document": {
+            "id": passage.id,
+            "content": passage.content,
+            "metadata": passage.metadata,
+        },
+    }
+    if passage.branches is not None:
+        body["branches"] = passage.branches
+    return body
 
 
 def check_numbers(document):
@@ -207,11 +219,11 @@ operations = [
     Operation(
         "POST", "/search/ingest", IngestHandler,
         "Store a document; the header X-Luma-Offset holds its offset.", "write",
-        body=IngestRequest, errors=(501,),
+        body=IngestRequest, errors=(409, 501, 502),
     ),
     Operation(
         "POST", "/search", SearchHandler, "Search the documents.",
-        body=SearchRequest, answer=SearchAnswer, errors=(501,),
+        body=SearchRequest, answer=SearchAnswer, errors=(409, 501, 502),
     ),
 ]  # fmt: skip
 routes = [(r"/search", SearchHandler), (r"/search/ingest", IngestHandler)]

@@ -5,14 +5,24 @@ from typing import Any, Literal
 
 import msgspec
 
-from luma_lab.errors import DimensionMismatch, InvalidArgument, NotSupported
+from luma_lab.errors import DimensionMismatch, InvalidArgument
 from luma_lab.service.base import BaseHandler
 from luma_lab.service.operation import MIN_OFFSET, Operation
 from luma_lab.service.state import check_length
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 COLLECTION = r"/v1/vector/([^/]+)"
+TEXT_OPTIONS = (
+    "text_fields", "language", "text_variant", "k1", "b", "stop_words", "text_positions",
+)  # fmt: skip
 MATRIX_FILES = 1  # per collection; the original counts its segments here
+
+
+class TextField(msgspec.Struct):
+    """A text field with a language of its own."""
+
+    weight: float = 1.0
+    language: str | None = None
 
 
 class CreateRequest(msgspec.Struct):
@@ -22,9 +32,14 @@ class CreateRequest(msgspec.Struct):
     metric: Literal["cosine", "dot", "l2"]
     index: Literal["auto", "flat", "ivf", "vamana", "diskann"] = "auto"
     params: dict[str, Any] | None = None
-    text_fields: Any = None
-    language: Any = None
+    text_fields: list[str] | dict[str, float | TextField] | None = None
+    language: str | None = None
     meta_indexes: list[str] | None = None
+    text_variant: str | None = None
+    k1: float | None = None
+    b: float | None = None
+    stop_words: bool | None = None
+    text_positions: bool | None = None
 
 
 class CreateAnswer(msgspec.Struct):
@@ -60,6 +75,9 @@ class Summary(msgspec.Struct):
     segments: int
     deleted_count: int
     meta_indexes: list[str]
+    text_fields: dict[str, float] | None
+    language: str | None
+    field_languages: dict[str, str] | None
 
 
 class ListAnswer(msgspec.Struct):
@@ -93,6 +111,9 @@ class DetailAnswer(msgspec.Struct):
     segments: int
     deleted: int
     meta_indexes: list[str]
+    text_fields: dict[str, float] | None
+    language: str | None
+    field_languages: dict[str, str] | None
 
 
 class VectorHandler(BaseHandler):
@@ -159,9 +180,6 @@ class CollectionHandler(VectorHandler):
         """Create."""
         self.check_name(name)
         request = await self.read_json(CreateRequest)
-        for field in ("text_fields", "language"):
-            if getattr(request, field) is not None:
-                raise NotSupported(f"the field {field!r} is not supported yet")
         limit = self.limits.max_vector_dim
         if not 1 <= request.dim <= limit:
             raise InvalidArgument(f"invalid dim: {request.dim}, expected 1 to {limit}")
@@ -174,6 +192,7 @@ class CollectionHandler(VectorHandler):
                 index=request.index,
                 params=request.params,
                 meta_indexes=request.meta_indexes or (),
+                **{o: msgspec.to_builtins(getattr(request, o)) for o in TEXT_OPTIONS},
             )
             return {
                 "collection": name,
@@ -207,7 +226,7 @@ def _summary(info):
         "updated_at_ms": info.updated_at_ms,
         "segments": MATRIX_FILES,
         "deleted_count": info.deleted_count,
-        "meta_indexes": list(info.meta_indexes),
+        **_declared(info),
     }
 
 
@@ -227,7 +246,16 @@ def _detail(info):
         "notes": None,
         "segments": MATRIX_FILES,
         "deleted": info.deleted_count,
+        **_declared(info),
+    }
+
+
+def _declared(info):
+    return {
         "meta_indexes": list(info.meta_indexes),
+        "text_fields": info.text_fields,
+        "language": info.language,
+        "field_languages": info.field_languages,
     }
 
 

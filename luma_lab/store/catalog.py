@@ -10,6 +10,8 @@ _COLUMNS = (
     "created_at_ms, updated_at_ms, index_name, index_rows, index_offset, index_built_ms, "
     "meta_indexes"
 )
+# Stands among the index parameters, so that labs written before it need no other format.
+TEXT, EMBEDDER = "text", "embedder"
 
 
 class CollectionRow(NamedTuple):
@@ -17,7 +19,9 @@ class CollectionRow(NamedTuple):
 
     `rows` counts committed matrix rows, live and dead; `live` the points; `upserts` every
     point ever written. `kind` and `params` are what the user asked for, `index_name` is the
-    directory of the index in use.
+    directory of the index in use. `text` is what makes the points searchable by words, see
+    `luma_lab.engine.text_settings`, or None; `embedder` the stamp of what makes the vectors,
+    see `luma_lab.engine.stamps`, or None.
     """
 
     uid: int
@@ -37,6 +41,8 @@ class CollectionRow(NamedTuple):
     index_offset: int
     index_built_ms: int | None
     meta_indexes: list[str]
+    text: dict[str, Any] | None = None
+    embedder: dict[str, Any] | None = None
 
 
 def read_all(connection):
@@ -63,8 +69,9 @@ def require(connection, name):
     return row
 
 
-def insert(connection, name, dim, metric, kind, params, now_ms, meta_indexes=()):
+def insert(connection, name, dim, metric, kind, params, now_ms, meta_indexes=(), text=None):
     """Add a collection and return its uid, which no other collection ever gets."""
+    stored = params if text is None else {**params, TEXT: text}
     connection.execute(
         "INSERT INTO luma_collections (name, dim, metric, kind, params, created_at_ms, "
         "updated_at_ms, meta_indexes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -73,7 +80,7 @@ def insert(connection, name, dim, metric, kind, params, now_ms, meta_indexes=())
             dim,
             metric,
             kind,
-            codec.encode(params).decode(),
+            codec.encode(stored).decode(),
             now_ms,
             now_ms,
             codec.encode(list(meta_indexes)).decode(),
@@ -121,8 +128,30 @@ def read_generation(connection, uid):
 
 def set_params(connection, uid, params):
     """Store the index parameters of a collection."""
+    kept = ", ".join(f"'{name}', json_extract(params, '$.{name}')" for name in (TEXT, EMBEDDER))
     connection.execute(
-        "UPDATE luma_collections SET params=? WHERE uid=?", (codec.encode(params).decode(), uid)
+        f"UPDATE luma_collections SET params=json_patch(?, json_object({kept})) WHERE uid=?",
+        (codec.encode(params).decode(), uid),
+    )
+
+
+def set_text(connection, uid, text):
+    """Store what makes a collection searchable by words (None: nothing)."""
+    bare = f"json_remove(params, '$.{TEXT}')"
+    if text is None:
+        connection.execute(f"UPDATE luma_collections SET params={bare} WHERE uid=?", (uid,))
+        return
+    connection.execute(
+        f"UPDATE luma_collections SET params=json_set({bare}, '$.{TEXT}', json(?)) WHERE uid=?",
+        (codec.encode(text).decode(), uid),
+    )
+
+
+def set_embedder(connection, uid, stamp):
+    """Store the stamp of what makes a collection's vectors."""
+    connection.execute(
+        f"UPDATE luma_collections SET params=json_set(params, '$.{EMBEDDER}', json(?)) WHERE uid=?",
+        (codec.encode(stamp).decode(), uid),
     )
 
 
@@ -154,4 +183,4 @@ def _row(values):
     values = list(values)
     values[5] = codec.decode(values[5])
     values[16] = codec.decode(values[16])
-    return CollectionRow._make(values)
+    return CollectionRow(*values, values[5].pop(TEXT, None), values[5].pop(EMBEDDER, None))

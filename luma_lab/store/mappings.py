@@ -161,6 +161,19 @@ def read_point(connection, uid, id):
     return None if row is None else _point_row(row)
 
 
+def ids_at(connection, uid, rows):
+    """Return a dict from matrix row to id, of those of `rows` that are alive."""
+    found = {}
+    for start in range(0, len(rows), ROWS_A_QUERY):
+        part = [uid << ROW_BITS | row for row in rows[start : start + ROWS_A_QUERY]]
+        marks = ",".join("?" * len(part))
+        found |= connection.execute(
+            f"SELECT point & {(1 << ROW_BITS) - 1}, id FROM luma_points WHERE point IN ({marks})",
+            part,
+        )
+    return found
+
+
 def read_points_at(connection, uid, rows):
     """Return a dict from matrix row to `PointRow`, of those of `rows` that are alive."""
     found = {}
@@ -225,6 +238,12 @@ def live_rows(connection, uid):
         point_range(uid),
     )
     return [point & ((1 << ROW_BITS) - 1) for (point,) in rows]
+
+
+def points_at(connection, uid, rows):
+    """Yield the `PointRow` of each of the matrix rows that is alive, page by page."""
+    for start in range(0, len(rows), ROWS_A_QUERY):
+        yield from read_points_at(connection, uid, rows[start : start + ROWS_A_QUERY]).values()
 
 
 def ids_by_row(connection, uid):

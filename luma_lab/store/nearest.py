@@ -12,10 +12,11 @@ _TEXT = (
     "AND (SELECT generation FROM luma_collections WHERE uid=?) = ?"
 )
 _TEXTS = {}
+NULL = "null"  # every meta that is null is this very object
 
 
 def read_nearest(connection, uid, rows, generation):
-    """Return a dict from matrix row to (id, meta as JSON text), of those of `rows` that live.
+    """Return a dict from matrix row to (id, meta as JSON text, revision), of `rows` that live.
 
     None does where the collection has come to another generation: rows have other numbers then.
 
@@ -44,5 +45,5 @@ def read_nearest(connection, uid, rows, generation):
             or crc32(meta.encode(), crc32(f"{row}\x1f{id}\x1f{revision}".encode())) != crc
         ):
             raise CorruptStore(f"point {id!r} does not match its checksum")
-        found[row] = id, meta
+        found[row] = id, NULL if meta == NULL else meta, revision
     return found

@@ -44,6 +44,20 @@ def test_figures_are_of_the_engines_asked_for():
         assert 0 < row["any_p50_us"] <= row["any_p99_us"]
 
 
+def test_a_text_is_added_and_found_by_every_engine():
+    (figures,) = textbench.measure_adding(TEXTS, engines=["luma"], count=3)
+    assert figures["engine"] == "luma" and figures["over_luma"] == 1
+    assert 0 < figures["p50_ms"] <= figures["p90_ms"]
+    with pytest.raises(UnknownName, match="engine 'lucene'"):
+        textbench.measure_adding(TEXTS, engines=["lucene"])
+
+
+def test_tantivy_adds_and_finds():
+    pytest.importorskip("tantivy")
+    figures = textbench.measure_adding(TEXTS, count=3)
+    assert [row["engine"] for row in figures] == ["luma", "tantivy"]
+
+
 def test_engines_that_are_not_there_are_named(monkeypatch):
     with pytest.raises(UnknownName):
         textbench.measure(TEXTS, engines=["lucene"])

@@ -10,6 +10,7 @@ from luma_lab.errors import (
     InvalidArgument,
     InvalidFilter,
     LumaError,
+    NotSupported,
     PointNotFound,
     UnknownName,
 )
@@ -128,7 +129,7 @@ LONG = "x" * 513
         (lambda lab, c: c.search([[1], [1, 2]]), InvalidArgument, "rectangular|shape"),
         (lambda lab, c: c.search(5.0), InvalidArgument, "shape"),
         (lambda lab, c: c.search(None), InvalidArgument, "shape|numbers"),
-        (lambda lab, c: c.search("abc"), InvalidArgument, "numbers"),
+        (lambda lab, c: c.search("abc"), NotSupported, "needs an embedder"),
         (lambda lab, c: c.search([1, float("nan"), 3]), InvalidArgument, "nan"),
         (lambda lab, c: c.search([1, float("inf"), 3]), InvalidArgument, "inf"),
         (lambda lab, c: c.search(V, search_list_size=5), InvalidArgument, "is 5.*k = 10"),

@@ -14,7 +14,7 @@ def put(lab, id, vector, **metadata):
 
 
 def ids(lab, top_k=10, vector=(1, 0), **options):
-    return [p.id for p in passages.search(lab, vector, top_k, **options)]
+    return [p.id for p in passages.search(lab, "", vector, top_k, **options)]
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def shelf(lab):
 
 
 def test_before_the_first_there_is_nothing(lab):
-    assert passages.search(lab, [1, 0], 5) == []
+    assert passages.search(lab, "", [1, 0], 5) == []
     assert lab.collections() == []
 
 
@@ -50,7 +50,7 @@ def test_the_first_makes_a_collection_with_cosine_and_its_dimension(lab):
 
 
 def test_a_passage_comes_back_with_score_number_text_and_metadata(shelf):
-    found = passages.search(shelf, [2, 0], 2)
+    found = passages.search(shelf, "", [2, 0], 2)
     assert [(p.id, p.content) for p in found] == [(1, "text 1"), (2, "text 2")]
     np.testing.assert_allclose([p.score for p in found], np.cos([0.1, 0.2]), rtol=1e-6)
     assert found[0].metadata == {
@@ -60,7 +60,7 @@ def test_a_passage_comes_back_with_score_number_text_and_metadata(shelf):
 
 def test_the_same_number_again_replaces(shelf):
     passages.ingest(shelf, 6, [1, 0], "anew", {"category": "c"})
-    best = passages.search(shelf, [1, 0], 10)
+    best = passages.search(shelf, "", [1, 0], 10)
     assert len(best) == 6 and (best[0].id, best[0].content) == (6, "anew")
 
 
@@ -129,12 +129,12 @@ def test_latest_comes_before_grouping(shelf):
 @pytest.mark.parametrize("limit", [-1, 1.0, "1", None, True])
 def test_a_group_limit_that_is_none_is_refused(shelf, limit):
     with pytest.raises(InvalidArgument, match="group_limit"):
-        passages.search(shelf, [1, 0], 5, group_by="category", group_limit=limit)
+        passages.search(shelf, "", [1, 0], 5, group_by="category", group_limit=limit)
 
 
 def test_an_unknown_policy_is_refused_even_on_an_empty_shelf(lab):
     with pytest.raises(UnknownName, match="did you mean 'latest'"):
-        passages.search(lab, [1, 0], 5, version="latst")
+        passages.search(lab, "", [1, 0], 5, version="latst")
 
 
 def test_other_points_of_the_collection_are_passed_over(shelf):

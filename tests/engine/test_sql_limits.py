@@ -7,7 +7,11 @@ import pytest
 
 from luma_lab.errors import InvalidArgument, LumaError, SqlError, SqlTimeout
 
-LIMIT_MS = 500
+LIMIT_MS = 200
+# What is refused for its size is refused before it runs: a limit of time has no part in it.
+AMPLE_MS = 20_000
+# Of this process, so that it does not matter what else the machine does.
+CPU_SECS = 5.0
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
 MEBI = 1 << 20
 LONG = "a" * (10 * MEBI)
@@ -151,27 +155,27 @@ def sql(lab):
     lab.sql.execute("INSERT INTO t VALUES ('a', 1), ('b', 2), ('c', 3)")
     docs = lab.create_collection("docs", 2, "l2")
     docs.upsert(["a", "b"], [[1, 0], [0, 1]])
+    docs.search([1, 0], k=2)  # so that no kernel is compiled while a limit runs
     return lab.sql
 
 
 @pytest.mark.parametrize("name", NASTY)
 def test_a_nasty_query_is_ended_in_time(sql, name):
     text, params, error = NASTY[name]
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(error):
-        sql(text, params, timeout_ms=LIMIT_MS)
-    took = time.monotonic() - began
-    assert took < 5.0
+        sql(text, params, timeout_ms=AMPLE_MS if error is SqlError else LIMIT_MS)
+    assert time.process_time() - began < CPU_SECS
     assert sql("SELECT count(*) FROM t").rows == [(3,)]
 
 
 @pytest.mark.parametrize("name", NASTY)
 def test_a_nasty_statement_is_ended_in_time_and_the_writer_goes_on(sql, lab, name):
     text, params, _ = NASTY[name]
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(LumaError):
         sql.execute(f"CREATE TABLE made AS {text}", params, timeout_ms=LIMIT_MS)
-    assert time.monotonic() - began < 5.0
+    assert time.process_time() - began < CPU_SECS
     lab.state["after"] = 1
     assert sql("SELECT name FROM sqlite_schema WHERE name = 'made'").rows == []
 

@@ -158,9 +158,9 @@ def test_a_transaction_open_too_long_is_rolled_back_and_says_so(lab, docs):
 
 
 def test_while_an_expired_block_still_runs_others_may_write(lab, docs):
-    with pytest.raises(TransactionTimeout), lab.transaction(timeout_ms=50) as tx:
+    with pytest.raises(TransactionTimeout), lab.transaction(timeout_ms=250) as tx:
         tx.state["k"] = "mine"
-        time.sleep(0.3)
+        tx._timer.join(20)  # it has expired
         lab_write = threading.Thread(target=lab.state.put, args=("k", "theirs"))
         lab_write.start()
         lab_write.join(10)
@@ -248,8 +248,8 @@ def test_a_transaction_object_can_not_be_entered_again(lab, docs):
         pass
     with pytest.raises(InvalidArgument, match="open another"):
         tx.__enter__()
-    with pytest.raises(TransactionTimeout), lab.transaction(timeout_ms=1) as late:
-        time.sleep(0.2)
+    with pytest.raises(TransactionTimeout), lab.transaction(timeout_ms=50) as late:
+        late._timer.join(20)
     with pytest.raises(InvalidArgument, match="open another"):
         late.__enter__()
     lab.state["k"] = "the writer is free"

@@ -9,16 +9,12 @@ import numpy as np
 import pytest
 from children import child
 from index_contract import IndexContract, clustered, every_metric, recall, same_answers
-from numba.core import config
 
 from luma_lab import errors
 from luma_lab.files import save_arrays
 from luma_lab.index import DiskIndex, FlatIndex, disksearch
 from luma_lab.index.cache import read_records
 from luma_lab.index.sectors import SECTOR_BYTES
-from luma_lab.kernels import warm_up
-from luma_lab.kernels.beam import walk_disk
-from luma_lab.kernels.record import is_sound, scan_records, seal_blocks
 from luma_lab.types import DiskStats
 
 SMALL = {"max_degree": 24, "build_list_size": 50}
@@ -417,20 +413,6 @@ def test_a_pickle_opens_the_directory_with_the_same_reader_and_cache(tmp_path):
     copy = pickle.loads(pickle.dumps(index))
     assert (copy.reader, copy.cached_nodes) == ("aio", index.cached_nodes)
     assert same_answers(copy.search(np.ones(8)), index.search(np.ones(8)))
-
-
-def test_warming_up_compiles_what_searches_call(tmp_path):
-    warm_up()
-    rows = clustered(900, 8)
-    for vectors, budget in ((rows, None), (rows.astype(np.int8), 552_000)):
-        build(tmp_path / "x", vectors, search_memory_bytes=budget)
-        for reader, cache_bytes in itertools.product(("mmap", "aio"), (0, 9999)):
-            index = DiskIndex.open(tmp_path / "x", reader=reader, cache_bytes=cache_bytes)
-            index.search(vectors[:2])
-            index.search(vectors[:2], mask=np.arange(900) % 2 == 0)
-    if not config.DISABLE_JIT:
-        for kernel in (walk_disk, seal_blocks, is_sound, scan_records):
-            assert len(kernel.signatures) == 1, kernel
 
 
 MEASURE = """

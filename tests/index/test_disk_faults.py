@@ -38,7 +38,7 @@ def test_a_disk_that_runs_full_keeps_the_old_index_and_nothing_else(budget, tmp_
     kept = names(tmp_path / "old")
     assert counting.writes > 8
     for good in range(counting.writes):
-        for path in (tmp_path / "old", tmp_path / "fresh"):
+        for path in (tmp_path / "old", tmp_path / "fresh")[: 2 if good % 4 == 0 else 1]:
             with pytest.raises(errors.StoreFull, match="no space left"):
                 build(path, NEW, build_memory_bytes=budget, disk=FullDisk(good))
         assert names(tmp_path / "old") == kept and not (tmp_path / "fresh").exists()
@@ -301,8 +301,9 @@ def test_contexts_and_files_are_given_back(tmp_path):
     build(tmp_path / "x", OLD)
 
     def taken():
-        with open("/proc/sys/fs/aio-nr") as file:
-            return int(file.read()), len(os.listdir("/proc/self/fd"))
+        with open("/proc/self/maps") as file:  # each context of this process is mapped into it
+            contexts = sum(line.rstrip().endswith("/[aio] (deleted)") for line in file)
+        return contexts, len(os.listdir("/proc/self/fd"))
 
     with DiskIndex.open(tmp_path / "x", reader="aio") as index:
         index.search(OLD[:9], threads=3, beam_width=200)

@@ -1,10 +1,12 @@
 """Languages: which words meet, and which of two comes first."""
 
+import numpy as np
 import pytest
 
 from luma_lab.errors import InvalidArgument, UnknownName
 from luma_lab.index import TextIndex
 from luma_lab.index.analyzer import Analyzer
+from luma_lab.index.letters import without_accents
 
 # Words that must find each other, either way.
 SPANISH_PAIRS = [
@@ -19,6 +21,16 @@ SPANISH_PAIRS = [
     ("casa", "casas"), ("libro", "libros"), ("mujer", "mujeres"), ("lento", "lentamente"),
     ("cigüeña", "ciguenas"), ("señor", "señores"), ("montaña", "montanas"),
 ]  # fmt: skip
+# Words that must be found by whoever leaves out their accents and tildes, and find such texts.
+# Snowball alone parts the second half from their accentless selves.
+ACCENTED = [
+    "campaña", "año", "años", "niño", "español", "señal", "sueño", "baño", "pequeño", "contraseña",
+    "política", "políticas", "canción", "razón", "público", "música", "teléfono", "número",
+    "página", "última", "rápido", "difícil", "según", "sofá", "pingüino", "vergüenza", "imágenes",
+    "jóvenes", "búsqueda", "configuración",
+    "compañía", "compañías", "inglés", "francés", "alemán", "también", "después", "aquí", "además",
+    "jamás", "corrió", "comió", "averigüe",
+]  # fmt: skip
 # Query, what must come first, what must not come before it.
 FIRST = [
     ("año", "año", "ano"), ("ano", "ano", "año"), ("años", "años", "anos"), ("año", "años", "ano"),
@@ -31,6 +43,7 @@ ENGLISH_PAIRS = [("run", "running"), ("index", "indexes"), ("city", "cities"), (
 
 def test_there_are_forty_pairs():
     assert len(set(SPANISH_PAIRS)) == 40
+    assert len(set(ACCENTED)) > 40
 
 
 @pytest.mark.parametrize(("one", "other"), SPANISH_PAIRS)
@@ -38,6 +51,17 @@ def test_spanish_words_find_each_other_both_ways(one, other):
     index = TextIndex("es").build([f"un {one} aquí", f"el {other} allí", "otra cosa"])
     for query in (one, other):
         assert sorted(index.search(query).rows.tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("word", ACCENTED)
+def test_words_with_and_without_accents_find_each_other_the_one_asked_for_first(word):
+    plain = without_accents(word)
+    assert plain != word
+    index = TextIndex("es").build([f"un {plain} aquel", f"un {word} aquel", "otra cosa"])
+    for query, rows in ((word, [1, 0]), (plain, [0, 1]), (word.upper(), [1, 0])):
+        assert index.search(query).rows.tolist() == rows
+    alone = TextIndex("es").build([f"un {word} aquel", "otra cosa"])
+    assert alone.search(plain).rows.tolist() == [0]
 
 
 @pytest.mark.parametrize(("query", "first", "second"), FIRST)
@@ -151,3 +175,72 @@ def test_each_distinct_word_is_analysed_once(monkeypatch):
     index.build(["casas dos"])
     index.search("casas perros")
     assert sorted(asked) == ["casas", "dos", "perros"]
+
+
+BOTH = {"es": {"weight": 2.0, "language": "es"}, "en": {"weight": 1.0}, "raw": {"language": "none"}}
+PAIRS = [
+    {"es": "las campañas de los años", "en": "the running dogs", "raw": "Running dogs"},
+    {"es": "una campana", "en": "a dog runs", "raw": "dogs"},
+    {"es": "running dogs", "en": "campañas", "raw": ""},
+    {"es": "el año y la luz", "en": "light years of running", "raw": "the running dog"},
+]
+
+
+@pytest.mark.parametrize("stop_words", [False, {"es": ["de", "la"], "en": True}])
+@pytest.mark.parametrize("variant", ["lucene", "okapi", "bm25+"])
+def test_fields_of_several_languages_score_as_indexes_of_one_each(variant, stop_words, tmp_path):
+    index = TextIndex("en", variant, fields=BOTH, stop_words=stop_words)
+    index.add(PAIRS * 3)
+    index.delete([4, 5])
+    index.add(PAIRS[:2])
+    kept = [*PAIRS, *PAIRS[2:], *PAIRS, *PAIRS[:2]]
+    rows = [0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13]
+    index.save(tmp_path / "saved")
+    loaded = TextIndex.load(tmp_path / "saved")
+    merged = TextIndex.load(tmp_path / "saved").consolidate()
+    of_one = {}
+    for name, options in BOTH.items():
+        own = options.get("language", "en")
+        stopped = stop_words.get(own, False) if stop_words else False
+        one = TextIndex(own, variant, stop_words=stopped)
+        of_one[name] = one.build([pair[name] for pair in kept])
+    for query in (
+        "campaña",
+        "running dog",
+        "los años dogs dogs",
+        ["dogs"],
+        "the de la luz",
+        "none",
+    ):
+        wanted = np.zeros(len(kept))
+        found = np.zeros(len(kept), bool)
+        for name, one in of_one.items():
+            hits = one.search(query, len(kept))
+            found[hits.rows] = True
+            wanted += BOTH[name].get("weight", 1.0) * np.array(
+                [one.explain(query, row).score for row in range(len(kept))]
+            )
+        for made in (index, loaded, merged):
+            hits = made.search(query, 99)
+            assert sorted(hits.rows.tolist()) == [rows[i] for i in np.flatnonzero(found)]
+            for row, score in zip(hits.rows.tolist(), hits.scores.tolist(), strict=True):
+                assert score == pytest.approx(wanted[rows.index(row)], rel=1e-5)
+                assert made.explain(query, row).score == pytest.approx(score, rel=1e-5)
+    assert index.search("+campaña +dog", 9).rows.tolist()
+    assert set(index.search("runn* campañ*", 99).rows) == set(rows) - {1, 9, 13}
+    snippet = index.highlight("campañas", "una campaña, running", field="es")
+    assert snippet.html == "una <mark>campaña</mark>, running"
+    assert index.highlight("run", "running", field="raw").spans == []
+    assert index.analyze("running", field="raw")[0].forms == ("running",)
+
+
+def test_a_field_of_no_language_or_with_an_odd_option_is_refused():
+    for fields, error in (
+        ({"a": {"language": "klingon"}}, UnknownName),
+        ({"a": {"wait": 2}}, UnknownName),
+        ({"a": {"weight": -1}}, InvalidArgument),
+    ):
+        with pytest.raises(error, match="klingon|'wait'|weight of field"):
+            TextIndex(fields=fields)
+    with pytest.raises(UnknownName, match="field 'c'"):
+        TextIndex(fields={"a": 1}).analyze("x", field="c")

@@ -1,5 +1,7 @@
 """After any changes a text index answers as one built afresh would."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -196,3 +198,42 @@ def test_after_a_change_only_asked_lists_are_weighed_until_most_are(monkeypatch)
     same_answers(index, fresh, rows, ["uno", "dos w7", "tres", "w8 uno"])
     assert index._shelf.view().complete
     same_answers(index, fresh, rows, ["uno", "dos w7", "tres", "w8 uno"])
+
+
+def test_settling_merges_while_others_add_and_search():
+    index = TextIndex("none", deferred=True).build([])
+    fresh = []
+    stop = threading.Event()
+
+    def settle():
+        while not stop.is_set():
+            index.settle()
+
+    thread = threading.Thread(target=settle)
+    thread.start()
+    try:
+        for turn in range(60):
+            texts = [f"uno dos w{turn} w{turn % 7}"] * 300
+            rows = index.add(texts)
+            index.delete(rows[:20])
+            fresh += [None] * 20 + texts[20:]
+            assert len(index.search(f"w{turn}", 400).rows) >= 280
+    finally:
+        stop.set()
+        thread.join()
+    pinned = index.pinned()
+    before = pinned.search("uno w5", 50)
+    index.delete(before.rows[:3])
+    assert index.settle(whole=True) and index.segments == 1
+    for one, other in zip(pinned.search("uno w5", 50), before, strict=True):
+        assert one.tolist() == other.tolist()
+    with pytest.raises(InvalidArgument, match="pinned"):
+        pinned.add(["x"])
+    kept = index.compact()
+    assert index.total_rows == len(index) == len(kept)
+    assert not set(before.rows[:3].tolist()) & set(kept.tolist())
+    expected = TextIndex("none").build([fresh[row] for row in kept])
+    for query in ("uno w5", "dos", "w59 w3"):
+        a, b = index.search(query, 99), expected.search(query, 99)
+        assert np.allclose(a.scores, b.scores, rtol=1e-5)
+        assert a.rows.tolist() == b.rows.tolist()

@@ -1,5 +1,7 @@
 """VamanaIndex: its graph, its recall, its determinism."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from index_contract import IndexContract, clustered, every_metric, recall
@@ -7,6 +9,7 @@ from index_contract import IndexContract, clustered, every_metric, recall
 from luma_lab import errors
 from luma_lab.index import FlatIndex, VamanaIndex
 from luma_lab.index.builder import BATCH_SHARE, batch_bounds
+from luma_lab.index.chosen import RowChoices
 from luma_lab.index.vamana import resolve_list_size
 
 NO_NODE = -1
@@ -227,3 +230,75 @@ def test_codes_of_near_rows_in_doubt_are_compared_exactly():
     found = index.search(vectors[:50], k=5, rows=few)
     expected = exact.search(vectors[:50], k=5, mask=np.arange(900) % 3 == 0)
     assert (found.distances == expected.distances).all()
+
+
+@pytest.mark.parametrize(("metric", "quantizer"), [("l2", "q8"), ("cosine", None)])
+def test_a_build_allocates_no_more_than_its_budget_and_refuses_one_that_is_too_small(
+    metric, quantizer
+):
+    vectors = np.random.default_rng(3).normal(size=(4000, 32)).astype(np.float32)
+    index = VamanaIndex(32, metric, quantizer=quantizer, max_degree=16, build_list_size=32)
+    index.build(vectors[:200])  # what is compiled or imported now is no part of what follows
+    before = index.fingerprint
+    with pytest.raises(errors.InvalidArgument, match="this build takes up to") as refused:
+        index.build(vectors, memory_bytes=1000)
+    assert index.fingerprint == before
+    needed = int(str(refused.value).split("up to ")[1].split()[0])
+    tracemalloc.start()
+    try:
+        index.build(vectors, memory_bytes=needed)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(index) == 4000
+    assert index.memory_bytes < peak <= needed
+
+
+def test_a_scan_in_doubt_looks_again_with_more_room():
+    # More rows are one in their codes than a scan keeps at first, far fewer than there are.
+    rng = np.random.default_rng(0)
+    near = 1000 + 1e-3 * rng.normal(size=(150, 32))
+    away = 1000 + 30 * rng.normal(size=(4000, 32))
+    vectors = np.concatenate([near, away]).astype(np.float32)
+    index = VamanaIndex(32, "l2", max_degree=16, build_list_size=40).build(vectors)
+    few = np.sort(rng.permutation(len(vectors))[:3500])
+    mask = np.zeros(len(vectors), bool)
+    mask[few] = True
+    found = index.search(vectors[:30], k=5, rows=few, search_list_size=200)
+    assert (found.stats.hops == 0).all()
+    expected = FlatIndex(32, "l2").build(vectors).search(vectors[:30], k=5, mask=mask)
+    assert (found.distances == expected.distances).all()
+
+
+def test_a_filter_that_lets_pass_what_is_near_makes_a_short_walk():
+    vectors = clustered(6000, 8)
+    index = VamanaIndex(8, "l2", max_degree=24, build_list_size=50).build(vectors)
+    far = ((vectors - vectors[0]) ** 2).sum(axis=1)
+    apart = np.random.default_rng(0).random(6000) < 0.5
+    found = [
+        index.search(vectors[0], k=10, search_list_size=16, mask=mask)
+        for mask in (far < np.median(far), apart)
+    ]
+    assert found[0].stats.comparisons[0] < found[1].stats.comparisons[0]
+    for answer, mask in zip(found, (far < np.median(far), apart), strict=True):
+        exact = FlatIndex(8, "l2").build(vectors).search(vectors[0], k=10, mask=mask)
+        assert recall(answer, exact) >= 0.9
+
+
+def test_rows_given_again_are_known_and_others_are_not_taken_for_them():
+    choices = RowChoices()
+    rows = np.arange(0, 100, 3)
+    rows.setflags(write=False)
+    first = choices.take(rows, 100)
+    assert first.mask() is choices.take(rows, 100).mask()
+    assert choices.take(rows, 120).mask().shape == (120,)
+    assert np.flatnonzero(first.mask()).tolist() == rows.tolist()
+    writable = np.arange(0, 100, 3)
+    assert choices.take(writable, 100).mask() is not choices.take(writable, 100).mask()
+    part = rows[:5]  # a view: what it looks at may change
+    assert choices.take(part, 100).mask() is not choices.take(part, 100).mask()
+    for i in range(50):  # memory, and so the identity of arrays, is used again
+        other = np.arange(i, 100, 7)
+        other.setflags(write=False)
+        assert np.flatnonzero(choices.take(other, 100).mask()).tolist() == other.tolist()
+        del other

@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luma_lab.kernels import bm25, postings, topk
-from luma_lab.kernels.warmup import read_only, warm_up
+from luma_lab.kernels import bm25, postings
+from luma_lab.kernels import places as kernels_places
+from luma_lab.kernels.warmup import read_only
 
 DOCUMENTS = st.lists(st.lists(st.integers(-1, 5), max_size=8), max_size=8)
 
@@ -69,21 +70,74 @@ def test_copying_keeps_the_live_rows_of_wanted_lists(documents, data):
         if live[d] and term in doc
     ]
     assert [*zip(out_rows.tolist(), out_counts.tolist(), strict=True)] == expected
-    of_lists = np.zeros(6, np.int64)
-    postings.count_kept_places(starts, rows, counts, live, of_lists)
-    out = np.empty(of_lists[wanted].sum(), np.int32)
-    cursors = np.cumsum(of_lists[wanted]) - of_lists[wanted]
-    postings.copy_kept_places(
-        starts, rows, counts, np.cumsum(totals) - totals, places, live, targets, cursors, out
-    )
-    assert out.tolist() == [
-        i
-        for term in (0, 2, 5)
-        for d, doc in enumerate(documents)
-        if live[d]
-        for i, t in enumerate(doc)
-        if t == term
-    ]
+    sizes, begins, packed = packed_of(starts, counts, places)
+    of_lists = np.zeros(3, np.int64)
+    kept = starts, rows, counts, begins, packed, live, targets
+    kernels_places.count_kept_places(*kept, of_lists)
+    out = np.empty(of_lists.sum(), np.uint8)
+    begins = np.cumsum(of_lists) - of_lists
+    cursors = begins.copy()
+    kernels_places.copy_kept_places(*kept, cursors, out)
+    assert cursors.tolist() == np.cumsum(of_lists).tolist()
+    for target, term in enumerate((0, 2, 5)):
+        alive = [(d, doc) for d, doc in enumerate(documents) if live[d] and term in doc]
+        spots = unpacked(
+            [d for d, _ in alive], [doc.count(term) for _, doc in alive], out, begins[target]
+        )
+        assert spots == [(d, i) for d, doc in alive for i, t in enumerate(doc) if t == term]
+
+
+def packed_of(starts, counts, places):
+    """Return (bytes of each list, where it begins, all packed)."""
+    sizes = np.empty(len(starts) - 1, np.int64)
+    kernels_places.measure_places(starts, counts, places, sizes)
+    packed = np.empty(sizes.sum(), np.uint8)
+    kernels_places.pack_places(starts, counts, places, packed)
+    return sizes, np.cumsum(sizes) - sizes, packed
+
+
+def unpacked(rows, counts, packed, at, step=0):
+    """Return the (row, place) of a list."""
+    rows, counts = np.array([*rows], np.int32), np.array([*counts], np.int32)
+    spots = np.empty(counts.sum(), np.int64)
+    size = kernels_places.unpack_spots(rows, counts, packed, at, step, spots)
+    return [(spot >> 32, spot & 0xFFFFFFFF) for spot in spots[:size].tolist()]
+
+
+UNIQUE = st.lists(st.integers(0, 30), unique=True).map(sorted)
+
+
+@given(UNIQUE, UNIQUE)
+def test_common_spots_are_kept_in_order(one, other):
+    spots = np.array(one, np.int64)
+    size = kernels_places.keep_common(spots, np.array(other, np.int64))
+    assert spots[:size].tolist() == sorted(set(one) & set(other))
+
+
+SPREAD = st.lists(
+    st.lists(st.integers(0, 300) | st.integers(0, 2**31 - 1), unique=True, min_size=1).map(sorted),
+    max_size=6,
+)
+
+
+@given(st.lists(SPREAD, min_size=1, max_size=4), st.integers(0, 200))
+def test_packed_places_come_back_and_damage_is_seen(lists, step):
+    starts = np.cumsum([0, *map(len, lists)])
+    counts = np.array([len(places) for postings_of in lists for places in postings_of], np.int32)
+    flat = np.array([p for some in lists for places in some for p in places], np.int32)
+    sizes, begins, packed = packed_of(starts, counts, flat)
+    tokens = np.array([sum(map(len, some)) for some in lists])
+    for item, some in enumerate(lists):
+        assert unpacked(range(len(some)), map(len, some), packed, begins[item], step) == [
+            (row, place - step) for row, places in enumerate(some) for place in places
+            if place >= step
+        ]  # fmt: skip
+    assert kernels_places.places_fit(begins, tokens, packed)
+    if len(packed):
+        assert not kernels_places.places_fit(begins, tokens, packed[:-1])
+        assert not kernels_places.places_fit(begins, tokens, packed | 128)
+        assert not kernels_places.places_fit(begins - len(packed), tokens, packed)
+    assert sizes.sum() <= 5 * len(flat)
 
 
 def random_lists(rng, total_rows, sizes):
@@ -148,19 +202,3 @@ def test_a_sum_of_nothing_still_counts_as_found():
         expected = sorted([(-float(weights[0]), 1), (-float(sum(weights)), 3)])
         assert [*zip((-scores[:size]).tolist(), heap[:size].tolist(), strict=True)] == expected
         assert not sums.any()
-
-
-def test_warming_up_leaves_nothing_to_compile_for_a_plain_search():
-    from numba.core import config
-
-    from luma_lab.index import TextIndex
-
-    if config.DISABLE_JIT:
-        return
-    warm_up()
-    kernels = [bm25.answer_text, bm25.answer, postings.fill_postings, postings.bake_parts]
-    before = [len(kernel.signatures) for kernel in kernels]
-    index = TextIndex("none").build(["uno dos", "dos"])
-    index.search("dos"), index.search(["dos"])
-    assert [len(kernel.signatures) for kernel in kernels] == before
-    assert topk.key_row(topk.pack_key(np.float32(-1), 3)) == 3

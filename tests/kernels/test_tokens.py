@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from luma_lab.index.analyzer import cut_words
 from luma_lab.index.letters import lower_letter, word_table
 from luma_lab.index.vocabulary import Vocabulary, one_edit_apart
-from luma_lab.kernels import tokens
+from luma_lab.kernels import eight, tokens
+from luma_lab.kernels.compile import kernel
 
 TEXTS = st.text(
     st.one_of(
@@ -32,6 +33,43 @@ def spelled(texts):
 @given(st.lists(TEXTS, max_size=5))
 def test_kernels_and_python_cut_the_same_words(texts):
     assert spelled(texts) == [[word for word, _, _ in cut_words(text)] for text in texts]
+
+
+LONG = st.text("aBz09é_ -", max_size=40) | st.integers(236, 260).map(lambda n: "Ab" * (n // 2))
+
+
+@given(st.lists(st.lists(LONG, max_size=4).map("".join), max_size=6))
+def test_long_words_and_texts_without_a_gap_between_them_are_cut_alike(texts):
+    assert spelled(texts) == [[word for word, _, _ in cut_words(text)] for text in texts]
+
+
+@given(st.binary(min_size=8, max_size=8), st.integers(0, 8))
+def test_eight_bytes_are_told_apart_as_one_by_one(raw, count):
+    out = np.zeros(10, np.uint8)
+    seen = np.array(look(np.frombuffer(raw, np.uint8), count, out))
+    value, letters, digits, lowered, first, mark = seen.tolist()
+    assert value == int.from_bytes(raw, "little", signed=True)
+    assert out.tobytes() == b"\0" + raw + b"\0"
+
+    def bytes_of(number):
+        return (int(number) % 2**64).to_bytes(8, "little")
+
+    assert bytes_of(letters) == bytes(0x80 * chr(b).isalpha() * (b < 128) for b in raw)
+    assert bytes_of(digits) == bytes(0x80 * chr(b).isdigit() * (b < 128) for b in raw)
+    assert bytes_of(lowered) == raw.lower()  # of bytes: ASCII only
+    assert bytes_of(first) == raw[:count].ljust(8, b"\0")
+    words = [bool(a | b) for a, b in zip(bytes_of(letters), bytes_of(digits), strict=True)]
+    assert mark == [*words, True].index(True)
+
+
+@kernel
+def look(data, count, out):
+    """Return all that is told of eight bytes, and store them behind the first byte of `out`."""
+    value = eight.load_eight(np.int64(data.ctypes.data))
+    eight.store_eight(np.int64(out.ctypes.data) + 1, value)
+    letters, digits = eight.letter_marks(value), eight.digit_marks(value)
+    lowered, first = eight.lower(value, letters), eight.first_bytes(value, np.int64(count))
+    return value, letters, digits, lowered, first, eight.first_mark(letters | digits)
 
 
 @given(TEXTS)

@@ -33,6 +33,7 @@ WRONG = {
     "vector": [("x", ""), ([None], "[0]"), (["1"], "[0]"), ({}, "")],
     "vectors": [("x", ""), ([1], "[0]"), ([["1"]], "[0][0]")],
     "list": [({}, ""), ("x", "")],
+    "paths": [("x", ""), (5, ""), ([5], "[0]")],
     "object": [([], ""), ("x", "")],
     "any": [],
 }
@@ -51,7 +52,7 @@ class Case:
     index : int or None
         The position, of an operation that failed, that has to be told.
     key : {"admin", "write", "read", "confined", "unknown", None}
-    server : {"plain", "hasty", "hasty_sql", "no_sql"}
+    server : {"plain", "hasty", "hasty_sql", "no_sql", "bare"}
         Which of the servers is asked: all are on one lab.
     before : tuple of (method, url, json)
         Asked first, by the administrator.

@@ -117,6 +117,62 @@ SEARCHES = (
         ),
     ),
 )  # fmt: skip
+BOTH = {"vector": [1, 2], "text": "one", "k": 2}
+QUERIES = (
+    Route(
+        "POST", C + "/query", "read", params={"collection": "words"}, waits="body", lacks=LACKS,
+        fields={"vector": "vector", "text": "text", "k": "int*", "fusion": "object",
+                "candidates": "int", "include_meta": "bool", "include_vector": "bool",
+                "explain": "bool", "group_by": "text", "group_limit": "int",
+                "min_offset": "int"},
+        cases=(
+            good(json=BOTH),
+            good("by words", json={"text": "one", "k": 1}),
+            good("by a vector", json={"vector": [1, 2], "k": 1}),
+            good("with every option", json={
+                **BOTH, "filters": {"text": {"$exists": True}}, "include_meta": False,
+                "include_vector": True, "explain": True, "candidates": 9, "group_by": "text",
+                "group_limit": 2, "fusion": {
+                    "method": "weighted", "k": 1, "weights": {"vector": 0.5, "text": 2}}}),
+            good("before the embedder is fitted", json={"text": "one", "k": 1},
+                 url="/v1/vector/learned/query"),
+            bad("with neither", 400, says="vector and text are missing", json={"k": 1}),
+            *(bad(f"k is {k}", 400, says="invalid k", json={**BOTH, "k": k})
+              for k in (0, -1, K_LIMIT + 1, 2**70)),
+            bad("a text too long", 400, says="text too long", json={"text": "x" * 65537, "k": 1}),
+            bad("too many words", 400, says="distinct words",
+                json={"text": " ".join(map(str, range(5000))), "k": 1}),
+            bad("another dimension", 400, "dim_mismatch", "vector dimension mismatch",
+                json={**BOTH, "vector": [1]}),
+            bad("a vector too large", 400, says="vector too large",
+                json={**BOTH, "vector": [0] * (DIM_LIMIT + 1)}),
+            *(bad(f"candidates is {n}", 400, says="invalid candidates",
+                  json={**BOTH, "candidates": n}) for n in (1, -5, 16 * K_LIMIT + 1)),
+            bad("group_limit is too large", 400, says="group_limit",
+                json={**BOTH, "group_by": "n", "group_limit": K_LIMIT + 1}),
+            bad("group_limit is 0", 400, says="group_limit",
+                json={**BOTH, "group_by": "n", "group_limit": 0}),
+            bad("group_by is no path", 400, "invalid_filter", json={**BOTH, "group_by": "a..b"}),
+            shape("an unknown method", "fusion.method", json={
+                **BOTH, "fusion": {"method": "sum"}}),
+            shape("a weight that is none", "fusion.weights.text", json={
+                **BOTH, "fusion": {"weights": {"text": "x"}}}),
+            bad("a negative weight", 400, says="'text' is -1",
+                json={**BOTH, "fusion": {"weights": {"text": -1}}}),
+            bad("no weight at all", 400, says="all weights are 0",
+                json={**BOTH, "fusion": {"weights": {"text": 0, "vector": 0}}}),
+            bad("a negative k of rrf", 400, says="the k of rrf",
+                json={**BOTH, "fusion": {"k": -1}}),
+            bad("words where there are none", 501, "not_supported", "text_fields",
+                json={"text": "one", "k": 1}, url="/v1/vector/docs/query"),
+            bad("an embedder of elsewhere", 409, "conflict", "made by twos/2",
+                json={"text": "one", "k": 1}, url="/v1/vector/foreign/query"),
+            bad("an embedder that fails", 502, "embedder_failed", "the model is gone",
+                json={"text": "one", "k": 1}, url="/v1/vector/broken/query"),
+            *filter_cases(BOTH),
+        ),
+    ),
+)  # fmt: skip
 GRAPH = {"max_degree": "int", "build_threads": "int", "search_list_size": "int",
          "build_list_size": "int"}  # fmt: skip
 EXTREME = {"max_degree": 10**6, "build_threads": 0, "search_list_size": 1, "build_list_size": -5}
@@ -205,7 +261,10 @@ PASSAGES = (
             bad("an empty vector", 400, says="empty", json={"document": {**PASSAGE, "vector": []}}),
             bad("a vector too large", 400, says="vector too large",
                 json={"document": {**PASSAGE, "vector": [0] * (DIM_LIMIT + 1)}}),
-            bad("without a vector", 501, "not_supported", "embedder",
+            bad("without a vector or an embedder", 501, "not_supported", "EMBEDDER", server="bare",
+                json={"document": {**PASSAGE, "vector": None}}),
+            bad("without a vector where others sent theirs", 409, "conflict", "sent along",
+                before=(("POST", "/search/ingest", {"document": PASSAGE}),),
                 json={"document": {**PASSAGE, "vector": None}}),
         ),
     ),
@@ -230,10 +289,14 @@ PASSAGES = (
             shape("a test vector that is none", "query", json={"query": "TEST_VEC:1,x"}),
             bad("another dimension", 400, "dim_mismatch", "vector dimension mismatch",
                 json={"query": "", "vector": [1]}),
-            bad("plain words", 501, "not_supported", "embedder", json={"query": "plain"}),
-            *(bad(f"mode {mode}", 501, "not_supported", mode, json={"query": "x", "mode": mode})
-              for mode in ("text", "hybrid")),
+            good("plain words", json={"query": "plain text"}),
+            good("mode text", json={"query": "text", "mode": "text", "group_by": "category",
+                                    "filters": {"category": "a"}}),
+            good("mode hybrid", json={"query": "text", "mode": "hybrid", "vector": [1, 0]}),
+            good("mode hybrid without a vector", json={"query": "text", "mode": "hybrid"}),
+            bad("mode vector of plain words", 501, "not_supported", "EMBEDDER",
+                json={"query": "x", "mode": "vector"}),
         ),
     ),
 )  # fmt: skip
-ROUTES = SEARCHES + INDEXES + PASSAGES
+ROUTES = SEARCHES + QUERIES + INDEXES + PASSAGES

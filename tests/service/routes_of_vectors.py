@@ -48,10 +48,21 @@ def point_cases(verb):
     )  # fmt: skip
 
 
-UNBUILT_FIELDS = tuple(
-    bad(f"{name} is not built yet", 501, "not_supported", name, url="/v1/vector/other",
-        json={"dim": 2, "metric": "l2", name: value})
-    for name, value in (("text_fields", ["t"]), ("language", "es"))
+TEXT_FIELDS = tuple(
+    bad(f"text: {says}", 400, code, says, url="/v1/vector/other",
+        json={"dim": 2, "metric": "l2", **fields})
+    for code, says, fields in (
+        ("invalid_argument", "unknown language 'xx'", {"text_fields": ["t"], "language": "xx"}),
+        ("invalid_argument", "language is given without text_fields", {"language": "es"}),
+        ("invalid_argument", "'t' twice", {"text_fields": ["t", "t"]}),
+        ("invalid_argument", "0 text_fields", {"text_fields": []}),
+        ("invalid_argument", "17 text_fields", {"text_fields": [f"t{i}" for i in range(17)]}),
+        ("invalid_argument", "weight of field 't'", {"text_fields": {"t": -1}}),
+        ("invalid_argument", "unknown variant", {"text_fields": ["t"], "text_variant": "bm26"}),
+        ("invalid_argument", "b=2", {"text_fields": ["t"], "b": 2}),
+        ("invalid_argument", "'xx'", {"text_fields": {"t": {"weight": 1, "language": "xx"}}}),
+        ("invalid_filter", "a..b", {"text_fields": ["a..b"]}),
+    )
 )  # fmt: skip
 COLLECTIONS = (
     Route("GET", "/v1/vector", "read", waits="query", confined="open", cases=(good(),)),
@@ -59,7 +70,9 @@ COLLECTIONS = (
     Route(
         "POST", C, "write", params={"collection": "made"},
         fields={"dim": "int*", "metric": "word*", "index": "word", "params": "object",
-                "meta_indexes": "list"},
+                "meta_indexes": "list", "text_fields": "paths", "language": "text",
+                "text_variant": "text", "k1": "number", "b": "number", "stop_words": "bool",
+                "text_positions": "bool"},
         cases=(
             good(events=1, json={"dim": 3, "metric": "dot"}),
             bad("is there already", 409, "already_exists", "collection already exists",
@@ -79,7 +92,7 @@ COLLECTIONS = (
                   json={"dim": 2, "metric": "l2", "meta_indexes": [5]}),
             shape("a metric in capitals", "metric", url="/v1/vector/other",
                   json={"dim": 2, "metric": "L2"}),
-            *UNBUILT_FIELDS,
+            *TEXT_FIELDS,
         ),
     ),
     Route(
@@ -253,10 +266,4 @@ POINTS = (
         ),
     ),
 )  # fmt: skip
-UNBUILT = (
-    Route(
-        "POST", C + "/query", "write", confined="open", operation=False,
-        cases=(bad("is not built yet", 501, "not_supported", "query", json={}),),
-    ),
-)  # fmt: skip
-ROUTES = COLLECTIONS + POINTS + UNBUILT
+ROUTES = COLLECTIONS + POINTS

@@ -382,8 +382,8 @@ class TestSearch:
                 client.post(
                     "/search/ingest", json={"document": {"id": 1, "content": "x", "metadata": {}}}
                 ),
-                501,
-                "not_supported",
+                409,
+                "conflict",
             )
 
             def ids(**body):
@@ -402,11 +402,15 @@ class TestSearch:
             refused(
                 client.post("/search", json={"query": "x", "top_k": 0}), 400, "invalid_argument"
             )
-            refused(client.post("/search", json={"query": "plain words"}), 501, "not_supported")
+            # Without an embedder a plain query is one for words.
+            found = ok(client.post("/search", json={"query": "text", "top_k": 2}))["results"]
+            assert len(found) == 2 and all(r["score"] > 0 for r in found)
 
-    def test_test_vectors_need_to_be_allowed(self, client):
-        refused(client.post("/search", json={"query": "TEST_VEC:1.0"}), 501, "not_supported")
-        assert ok(client.post("/search", json={"query": "", "vector": [1.0]}))["results"] == []
+    def test_test_vectors_need_to_be_allowed(self, serve):
+        with serve(embedder="none").client() as client:
+            refused(client.post("/search", json={"query": "TEST_VEC:1.0"}), 501, "not_supported")
+            refused(client.post("/search", json={"query": "plain"}), 501, "not_supported")
+            assert ok(client.post("/search", json={"query": "", "vector": [1.0]}))["results"] == []
 
 
 class TestKeys:
@@ -592,7 +596,7 @@ def test_successful_answers_are_what_their_operations_say(filled):
         "/scroll": {"include_vector": True},
         "/get_batch": {"ids": ["1", "no"]},
         "/count": {},
-        "/query": {"sql": "SELECT 1 AS a"},
+        "/query": {"sql": "SELECT 1 AS a", "vector": [1, 0], "k": 2, "explain": True},
     }  # fmt: skip
     for operation in all_operations():
         if operation.answer_media != "application/json" or operation.path in ("/search",):

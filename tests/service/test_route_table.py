@@ -22,10 +22,10 @@ from service_running import KEY, Running
 
 import luma_lab as luma
 from luma_lab.config import Settings
+from luma_lab.engine.embedders import PROBE
 from luma_lab.engine.jobs import FINISHED
 from luma_lab.engine.keys import KeyStore
 from luma_lab.service.app import MODULES, all_operations
-from luma_lab.service.unbuilt import UnbuiltHandler
 
 ROUTES = sum(
     (
@@ -65,6 +65,18 @@ ROWS = [(route, case) for route in ROUTES for case in rows_of(route, methods_of(
 HASTY = [row for row in ROWS if row[1].server.startswith("hasty")]
 
 
+class Twos:
+    """An embedder that makes all texts equal, or fails."""
+
+    def __init__(self, broken=False):
+        self.model_name, self._broken = "twos", broken
+
+    def encode(self, texts):
+        if self._broken and texts != [PROBE]:
+            raise OSError("the model is gone")
+        return [[2.0, 2.0]] * len(texts)
+
+
 class House:
     """One lab, the servers on it, clients with each kind of key."""
 
@@ -74,7 +86,17 @@ class House:
         docs.upsert(["a", "b"], [[1, 2], [3, 4]], [{"n": 1}, {"n": 2}])
         built = lab.create_collection("built", 2, "l2")
         built.upsert([str(i) for i in range(20)], [[i, 1] for i in range(20)])
-        lab.create_collection("documents", 2, "cosine")
+        lab.create_collection("documents", 2, "cosine", text_fields=["content"])
+        words = lab.create_collection("words", 2, text_fields=["text"])
+        words.upsert(["a", "b"], [[1, 2], [3, 4]], [{"text": "one"}, {"text": "one two"}])
+        learned = lab.create_collection("learned", 2, text_fields=["text"])
+        learned.use_embedder("lsa")
+        learned.upsert(["a", "b"], metas=[{"text": "one"}, {"text": "two"}])
+        foreign = lab.create_collection("foreign", 2)
+        foreign.use_embedder(Twos(), fields=["text"])
+        foreign._parts.embedders.clear()
+        broken = lab.create_collection("broken", 2)
+        broken.use_embedder(Twos(broken=True), fields=["text"])
         lab.state.put("k", {"a": 1})
         lab.documents("docs").put("a", {"a": 1})
         lab.sql.execute("CREATE TABLE own (a)")
@@ -102,6 +124,7 @@ class House:
             "hasty": Settings(**common, request_timeout_secs=1),
             "hasty_sql": Settings(**common, sql_timeout_secs=1),
             "no_sql": Settings(**common, sqlite_enabled=False),
+            "bare": Settings(**common, embedder="none"),
         }
         self.servers, self.clients = {}, {}
         for name, chosen in settings.items():
@@ -261,11 +284,9 @@ def test_every_handler_and_method_of_the_service_is_in_the_table():
     used = set()
     for route in ROUTES:
         path = route.url().partition("?")[0]
-        pattern, handler, *arguments = next(r for r in served if re.fullmatch(r[0], path))
+        pattern, handler, *_ = next(r for r in served if re.fullmatch(r[0], path))
         used.add(pattern)
         methods = {m for m in METHODS if m.lower() in vars_of(handler)}
-        if handler is UnbuiltHandler:
-            methods = set(arguments[0]["methods"])
         assert methods_of(route) == methods, (route.name, pattern)
     assert used == {pattern for pattern, *_ in served}
 

@@ -301,3 +301,32 @@ def test_metas_over_the_json_limit_are_413(serve):
         assert refused.status_code == 413 and "meta too large" in refused.json()["message"]
         batch = client.post("/v1/vector/docs/upsert_batch", json={"items": [body]}).json()
         assert batch["results"][0]["error"]["error"] == "payload_too_large"
+
+
+def test_text_fields_are_declared_shown_and_searched(client, server):
+    body = {"dim": 2, "metric": "l2", "text_fields": {"title": 2, "text": 1}, "language": "es"}
+    assert client.post("/v1/vector/t", json=body).status_code == 200
+    body |= {
+        "text_fields": {"a.b": {"language": "en"}},
+        "text_variant": "bm25+",
+        "k1": 1,
+        "text_positions": True,
+    }
+    assert client.post("/v1/vector/u", json=body).status_code == 200
+    client.post("/v1/vector/plain", json={"dim": 2, "metric": "l2"})
+    shown = {e["collection"]: e for e in client.get("/v1/vector").json()["collections"]}
+    fields = {name: entry["text_fields"] for name, entry in shown.items()}
+    assert fields == {"t": {"title": 2.0, "text": 1.0}, "u": {"a.b": 1.0}, "plain": None}
+    assert client.get("/v1/vector/t").json()["language"] == "es"
+    assert shown["plain"]["language"] is None and shown["t"]["field_languages"] == {}
+    assert shown["u"]["field_languages"] == {"a.b": "en"}
+    point = {"id": "a", "vector": [0, 0], "meta": {"title": "Las campañas"}}
+    client.post("/v1/vector/t/upsert", json=point)
+    before = client.get("/v1/vector/t/index/status").json()["text"]
+    assert before["documents"] == 1 and before["memory_bytes"] == 0
+    assert [hit.id for hit in server.lab.collection("t").search_text("campana")] == ["a"]
+    status = client.get("/v1/vector/t/index/status").json()["text"]
+    assert status["language"] == "es" and status["fields"] == {"title": 2.0, "text": 1.0}
+    assert status["segments"] == 1 and status["terms"] == 2 and status["memory_bytes"] > 0
+    assert status["applied_offset"] == server.lab.head
+    assert client.get("/v1/vector/plain/index/status").json()["text"] is None

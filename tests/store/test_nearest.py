@@ -18,13 +18,13 @@ def points(lab):
 
 def test_the_living_are_found_by_row(points):
     lab, connection, uid = points
-    assert read_nearest(connection, uid, [3, 7, 5000], 0) == {3: ("p3", '{"n":"é"}')}
+    assert read_nearest(connection, uid, [3, 7, 5000], 0) == {3: ("p3", '{"n":"é"}', 5)}
     assert read_nearest(connection, uid, [], 0) == {}
     assert read_nearest(connection, uid, [3, 7], 1) == {}
     found = read_nearest(connection, uid, list(range(1200)), 0)
     assert len(found) == 1199
     for row, point in mappings.read_points_at(connection, uid, list(range(1200))).items():
-        assert found[row] == (point.id, point.meta.decode())
+        assert found[row] == (point.id, point.meta.decode(), point.revision)
 
 
 @pytest.mark.parametrize("change", ["meta = '{}'", "id = 'other'", "revision = 6", "meta = x'00'"])

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -27,13 +26,11 @@ FLAGS = [
     "--disable-sync",
 ]
 SERVER = """
-import sys
 import numpy as np
 import panel as pn
 from luma_lab.engine.lab import Lab
 from luma_lab.widgets import page
 
-port = int(sys.argv[1])
 rng = np.random.default_rng(7)
 centres = rng.normal(size=(12, 16))
 vectors = (centres[rng.integers(0, 12, 1500)] + 0.6 * rng.normal(size=(1500, 16))).astype("f4")
@@ -41,10 +38,12 @@ with Lab(":memory:") as lab:
     cubes = lab.create_collection("cubes", 16, metric="l2")
     ids = [f"p{i}" for i in range(1500)]
     cubes.upsert(ids, vectors, [{"text": f"cube {id}"} for id in ids])
-    pn.serve(
-        {"/lab": page(lab)}, port=port, address="127.0.0.1", show=False,
-        websocket_origin=[f"127.0.0.1:{port}"],
+    server = pn.serve(
+        {"/lab": page(lab)}, port=0, address="127.0.0.1", show=False, start=False,
+        websocket_origin="*",
     )
+    print(f"port {server.port}", flush=True)
+    server.run_until_shutdown()
 """
 # The data behind the drawn figure, as the browser holds it.
 POINTS = """() => {
@@ -73,18 +72,18 @@ def chromium():
 @pytest.fixture
 def address():
     """Serve the page from a process of its own; yield where."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     root = Path(__file__).resolve().parents[2]
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(port)],
+        [sys.executable, "-c", SERVER],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    url = f"http://127.0.0.1:{port}/lab"
     try:
+        said = iter(process.stdout.readline, "")
+        port = next(line.split()[1] for line in said if line.startswith("port "))
+        url = f"http://127.0.0.1:{port}/lab"
         for _ in range(600):
             assert process.poll() is None, "the server ended before it served"
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
@@ -95,7 +94,7 @@ def address():
         yield url
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @pytest.fixture
