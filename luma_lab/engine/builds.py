@@ -51,13 +51,14 @@ def start(parts, name, kind, params):
     params = kinds.check_params(params, kind if kind in KINDS else AUTO)
     row = parts.follower.row(name)
     by = BY_HAND if kind != AUTO or row.kind != AUTO else BY_CHOICE
+    after = DROPPED if kind == FLAT else BY_CHOICE  # a choice of today is not one for ever
     if kind == AUTO:
         kind, chosen = wanted(parts, row, AUTO_VAMANA_ROWS)[:2]
         params = {**chosen, **params}
     if kind == FLAT:
         return parts.jobs.start(
             "index_build",
-            lambda job: _make_flat(parts, name),
+            lambda job: _make_flat(parts, name, after),
             collection=name,
             params={"kind": kind, **params},
         )
@@ -150,16 +151,16 @@ def store_params(parts, name, params, kind=None):
     return parts.writer.run(operation)
 
 
-def drop(parts, name):
-    """Make search exact again, until a build is asked for.
+def drop(parts, name, after=DROPPED):
+    """Make search exact again, by default until a build is asked for.
 
     The result's count tells whether there was an index.
     """
 
     def operation(unit):
         row = catalog.require(unit.connection, name)
-        if row.params.get(BY) != DROPPED:
-            catalog.set_params(unit.connection, row.uid, {**row.params, BY: DROPPED})
+        if row.params.get(BY) != after:
+            catalog.set_params(unit.connection, row.uid, {**row.params, BY: after})
         if row.index_name is None:
             return WriteResult(unit.head.offset, 0), None
         catalog.set_index(unit.connection, row.uid, None, 0, 0, None)
@@ -244,8 +245,8 @@ def _rows_of(parts, row):
     return parts.matrices.of(row.uid, row.generation, row.dim).rows(row.index_rows)
 
 
-def _make_flat(parts, name):
-    drop(parts, name)
+def _make_flat(parts, name, after):
+    drop(parts, name, after)
     return {"kind": FLAT}
 
 
@@ -277,7 +278,7 @@ def _build_alone(parts, name, kind, params, threads, by, job, replaces, grows):
         old_name = parts.writer.run(
             lambda unit: _commit_index(
                 unit, row, index_name, rows, snapshot.offset, {**params, BY: by}, fingerprint,
-                replaces,
+                replaces, job.unasked,
             )
         )  # fmt: skip
     except BaseException:
@@ -308,13 +309,15 @@ def make_index(kind, snapshot, params, threads, path, job, grows=False):
     )
 
 
-def _commit_index(unit, seen, index_name, rows, offset, params, fingerprint, replaces):
+def _commit_index(unit, seen, index_name, rows, offset, params, fingerprint, replaces, unasked):
     name = seen.name
     row = catalog.find(unit.connection, name)
     if row is None or (row.uid, row.generation) != (seen.uid, seen.generation):
         raise Conflict(f"collection {name!r} was dropped or compacted while its index was built")
     if replaces is not None and row.index_name != replaces:
         raise Conflict(f"index {replaces} of {name!r} was dropped or replaced by someone else")
+    if unasked and row.params.get(BY) == DROPPED:
+        raise Conflict(f"{name!r} is to be searched without an index since this build began")
     catalog.set_index(unit.connection, row.uid, index_name, rows, offset, unit.now_ms)
     merged = {**row.params, **{n: v for n, v in params.items() if v is not None}}
     catalog.set_params(unit.connection, row.uid, merged)

@@ -232,8 +232,9 @@ class _Compaction:
             self.what_of_index = "rewritten"
         else:
             params = {**kinds.defaults_of(kind.name), **row.params}
+            threads = 1 if self.job.unasked else 0
             index = kind.build(
-                row, params, 0, vectors, path, lambda f: self.job.report(0.4 + 0.45 * f)
+                row, params, threads, vectors, path, lambda f: self.job.report(0.4 + 0.45 * f)
             )
             self.what_of_index = "rebuilt"
         self.attached = builds.attach(self.parts, row, self.index_name, index)

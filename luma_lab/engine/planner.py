@@ -12,7 +12,7 @@ from luma_lab.engine.kinds import KINDS
 from luma_lab.errors import CorruptStore
 
 WORDS = {"vamana": "walk", "diskann": "walk", "ivf": "probe"}
-COUNTED = ("hops", "comparisons", "reads", "cache_hits", "rerank_nanoseconds")
+NOTHING = {}
 SCANNED_ROWS = 256  # matching rows that are compared exactly in less time than plans are made
 
 
@@ -25,8 +25,10 @@ class Candidates(NamedTuple):
     distances : float32 array of shape (n_queries, k), ascending
     strategy : {"exact", "walk", "walk+tail"}, behind "filter+" where rows were given
         Then also "scan", of the index's codes. A walk of cells is a "probe".
-    hops, comparisons, reads, cache_hits : int64 arrays of shape (n_queries,)
-    rerank_ns : int64 array of shape (n_queries,)
+    stats : luma_lab.types.SearchStats, CodedStats, DiskStats or None
+        What the index counted.
+    scanned : int
+        Rows that were compared exactly without it.
     elapsed_ms : float
         For one of the queries, on average.
     index : luma_lab.engine.kinds.Attached or None
@@ -36,13 +38,15 @@ class Candidates(NamedTuple):
     rows: np.ndarray
     distances: np.ndarray
     strategy: str
-    hops: np.ndarray
-    comparisons: np.ndarray
-    reads: np.ndarray
-    cache_hits: np.ndarray
-    rerank_ns: np.ndarray
+    stats: Any
+    scanned: int
     elapsed_ms: float
     index: Any
+
+    def count(self, name, i):
+        """Return a count of the index's stats for query `i`, 0 where there is none."""
+        counted = getattr(self.stats, name, None)
+        return 0 if counted is None else int(counted[i])
 
 
 def find_candidates(snapshot, queries, k, *, asked=None, exact=False, threads=1):
@@ -62,10 +66,10 @@ def find_candidates(snapshot, queries, k, *, asked=None, exact=False, threads=1)
         found = _ask(snapshot, queries, k, asked, threads, mask=mask)
     start = 0 if found is None else snapshot.indexed_rows
     dead = snapshot.dead_tail + (snapshot.dead_indexed if found is None else 0)
-    rows = distances = None
-    counts = _counts(found, 1 if queries.ndim == 1 else len(queries))
+    rows = distances = stats = None
+    scanned = 0
     if found is not None:
-        rows, distances = found.rows, found.distances
+        rows, distances, stats = found
     if start < total or rows is None:
         from luma_lab.index.flat import exact_search
 
@@ -79,14 +83,14 @@ def find_candidates(snapshot, queries, k, *, asked=None, exact=False, threads=1)
             start=start,
             stop=total,
         )
-        counts[1] = counts[1] + (total - start - dead)
+        scanned = total - start - dead
         rows, distances = tail if rows is None else _merge((rows, distances), tail, k)
     strategy = "exact" if found is None else WORDS[snapshot.index.kind]
     if found is not None and start < total:
         strategy += "+tail"
     elapsed = _each(started, len(rows))
     index = None if found is None else snapshot.index
-    return Candidates(rows, distances, strategy, *counts, elapsed, index)
+    return Candidates(rows, distances, strategy, stats, scanned, elapsed, index)
 
 
 def find_among(snapshot, queries, k, rows, *, asked=None, exact=False, threads=1):
@@ -108,34 +112,26 @@ def find_among(snapshot, queries, k, rows, *, asked=None, exact=False, threads=1
         found = _ask(snapshot, queries, k, asked, threads, rows=part)
     if found is None:
         return _scan_rows(snapshot, queries, k, rows, threads, started)
-    merged, distances = found.rows, found.distances
-    counts = _counts(found, len(merged))
-    strategy = "filter+" + (WORDS[snapshot.index.kind] if found.stats.hops.any() else "scan")
+    merged, distances, stats = found
+    strategy = "filter+" + (WORDS[snapshot.index.kind] if stats.hops.any() else "scan")
     if inside < len(rows):
         tail = _scan(snapshot, queries, k, rows[inside:], threads)
         merged, distances = _merge((merged, distances), tail, k)
-        counts[1] = counts[1] + (len(rows) - inside)
         strategy += "+tail"
     elapsed = _each(started, len(merged))
-    return Candidates(merged, distances, strategy, *counts, elapsed, snapshot.index)
+    behind = len(rows) - inside
+    return Candidates(merged, distances, strategy, stats, behind, elapsed, snapshot.index)
 
 
 def _ask(snapshot, queries, k, asked, threads, **among):
     """Return what the index finds, or None where it turns out to be damaged."""
     index = snapshot.index
-    options = KINDS[index.kind].options(snapshot.row, asked or {}, k)
+    options = KINDS[index.kind].options(snapshot.row, asked or NOTHING, k)
     try:
         return index.search(queries, k=k, threads=threads, **options, **among)
     except CorruptStore as error:
         index.lost(error)
         return None
-
-
-def _counts(found, count):
-    """Return hops, comparisons, reads, cache hits and rerank_ns of an answer, zeros without."""
-    nothing = np.zeros(count, np.int64)
-    stats = None if found is None else found.stats
-    return [getattr(stats, name, nothing) for name in COUNTED]
 
 
 def _each(started, count):
@@ -145,10 +141,8 @@ def _each(started, count):
 
 def _scan_rows(snapshot, queries, k, rows, threads, started):
     found, distances = _scan(snapshot, queries, k, rows, threads)
-    nothing = np.zeros(len(found), np.int64)
-    counts = nothing, nothing + len(rows), nothing, nothing, nothing
     elapsed = _each(started, len(found))
-    return Candidates(found, distances, "filter+exact", *counts, elapsed, None)
+    return Candidates(found, distances, "filter+exact", None, len(rows), elapsed, None)
 
 
 def _scan(snapshot, queries, k, rows, threads):

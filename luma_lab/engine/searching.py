@@ -74,7 +74,9 @@ def search(
             return []
         queries = points.check_vectors(vectors, count, snapshot.row.dim, name)
     fetch = functools.partial(_fetch, made, include_vector)
-    asked = {"search_list_size": search_list_size, "nprobe": nprobe, "rerank": rerank}
+    asked = planner.NOTHING
+    if search_list_size or nprobe or rerank:
+        asked = {"search_list_size": search_list_size, "nprobe": nprobe, "rerank": rerank}
     options = {"asked": asked, "exact": exact, "threads": threads}
     if tree is None:
         answers, found, snapshot, fetch_ms = _unfiltered(
@@ -275,7 +277,7 @@ def receipt_of(snapshot, found, i, k, asked):
         Options of the search, None where the index's own hold.
     """
     index = None if found.index is None else snapshot.index
-    rerank_ms = float(found.rerank_ns[i]) / 1e6
+    rerank_ms = found.count("rerank_nanoseconds", i) / 1e6
     params = {"k": k}
     if index is not None:
         params |= kinds.KINDS[index.kind].options(snapshot.row, asked, k)
@@ -283,10 +285,10 @@ def receipt_of(snapshot, found, i, k, asked):
         "strategy": found.strategy,
         "exact": index is None,
         "kind": "flat" if index is None else index.kind,
-        "hops": int(found.hops[i]),
-        "comparisons": int(found.comparisons[i]),
-        "reads": int(found.reads[i]),
-        "cache_hits": int(found.cache_hits[i]),
+        "hops": found.count("hops", i),
+        "comparisons": found.count("comparisons", i) + found.scanned,
+        "reads": found.count("reads", i),
+        "cache_hits": found.count("cache_hits", i),
         "candidates": int((found.rows[i] >= 0).sum()),
         "matches": None,
         "params": params,

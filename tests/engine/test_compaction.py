@@ -3,6 +3,7 @@
 import json
 import threading
 
+import apsw
 import numpy as np
 import pytest
 from children import child
@@ -19,7 +20,7 @@ from luma_lab.errors import (
     LumaError,
     StoreFull,
 )
-from luma_lab.store import catalog
+from luma_lab.store import catalog, moving
 
 DIM = 20
 PARAMS = {
@@ -387,6 +388,28 @@ def test_a_disk_that_runs_full_keeps_the_old_rows(path, good):
         assert files(lab) == ["vectors-0.f32"]
         check(lab, docs, points)
         assert docs.compact().result(60)["rows"] == 300
+        check(lab, docs, points)
+
+
+def test_a_database_that_runs_full_in_the_switch_keeps_the_old_rows(path, monkeypatch):
+    with Lab(path) as lab:
+        docs = fill(lab)
+        docs.build_index("ivf", **PARAMS["ivf"]).result(60)
+        points = thin(docs)
+        move = moving.move
+
+        def run_full(*args):
+            move(*args)
+            raise apsw.FullError("database or disk is full")
+
+        monkeypatch.setattr(moving, "move", run_full)
+        with pytest.raises(StoreFull):
+            docs.compact().result(60)
+        monkeypatch.undo()
+        assert files(lab) == ["vectors-0.f32"]
+        assert len(indexes(lab)) == 1
+        check(lab, docs, points)
+        assert docs.compact().result(60)["index"] == "rewritten"
         check(lab, docs, points)
 
 

@@ -334,6 +334,34 @@ def test_what_is_asked_for_is_not_kept_waiting_by_what_is_not(lab, monkeypatch):
     assert docs.index_status()["kind"] == "ivf"
 
 
+def test_an_index_that_is_not_wanted_any_more_does_not_come(lab, monkeypatch):
+    monkeypatch.setattr(builds, "AUTO_VAMANA_ROWS", 100)
+    begun, go, build = threading.Event(), threading.Event(), VamanaIndex.build
+
+    def held(index, rows, progress=False):
+        begun.set()
+        assert go.wait(60)
+        return build(index, rows, progress=progress)
+
+    monkeypatch.setattr(VamanaIndex, "build", held)
+    docs = fill(lab, count=200)
+    assert begun.wait(60)
+    docs.build_index("flat").result(60)
+    go.set()
+    settled(docs)
+    assert [job.state for job in lab.jobs()] == ["failed", "done"]
+    assert not docs.index_status()["available"]
+    assert builds.follow_rows(lab._parts) == []
+
+
+def test_a_scan_that_was_chosen_while_there_was_little_is_not_for_ever(lab, monkeypatch):
+    monkeypatch.setattr(builds, "AUTO_VAMANA_ROWS", 300)
+    docs = fill(lab, count=200)
+    assert docs.build_index().result(60) == {"kind": "flat"}
+    docs.upsert([f"t{i}" for i in range(100)], vectors(100, seed=4))
+    until(lambda: docs.index_status()["kind"] == "vamana")
+
+
 def test_nothing_comes_by_itself_where_that_is_switched_off(path, monkeypatch):
     monkeypatch.setattr(builds, "AUTO_VAMANA_ROWS", 100)
     with Lab(path, auto_index=False) as lab:
