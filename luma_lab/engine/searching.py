@@ -1,8 +1,9 @@
 """How a search is answered: plan, candidates, fetch, filter, group, receipt.
 
 A filtered search reads which rows match, and later the points it answers with, in one read
-transaction that began before the vectors were looked up. So every hit satisfies the filter with
-the very meta it is returned with, and no match is lost to a write in between.
+transaction that began before the vectors were looked up; points that are kept in memory count only
+as of that transaction. So every hit satisfies the filter with the very meta it is returned with,
+and no match is lost to a write in between.
 """
 
 import functools
