@@ -225,8 +225,9 @@ def filtered_search(
                 size -= 1
                 if last:
                     passed -= 1
-        if hops % PATIENCE == 0 and passed * keys.shape[0] < least * wanted * size:
-            return 0, hops, comparisons
+        if hops % PATIENCE == 0 and passed < wanted:
+            if passed * keys.shape[0] < least * wanted * size:
+                return 0, hops, comparisons
         cursor = resume
     return size, hops, comparisons
 

@@ -124,7 +124,8 @@ def reference_filtered_walk(query, vectors, neighbors, entry, wanted, least, roo
         places = places[: passing[wanted - 1] + 1] if len(passing) >= wanted else places
         places = places[:room]
         passed = sum(bool(mask[row]) for _, row in places)
-        if len(expanded) % graph.PATIENCE == 0 and passed * room < least * wanted * len(places):
+        in_sight = passed == wanted or passed * room >= least * wanted * len(places)
+        if len(expanded) % graph.PATIENCE == 0 and not in_sight:
             return [], len(expanded), comparisons
     return places, len(expanded), comparisons
 
