@@ -116,6 +116,8 @@ def matching_rows(parts, connection, row, tree):
 
 def dimensions(vectors):
     """Return the number of axes, or None when they are ragged: the check behind names that."""
+    if type(vectors) is np.ndarray:
+        return vectors.ndim
     try:
         return np.ndim(vectors)
     except ValueError:
