@@ -14,7 +14,7 @@ import numpy as np
 
 from luma_lab import codec
 from luma_lab.engine.lab import Lab
-from luma_lab.index.graph import NO_MASK
+from luma_lab.index.graph import LEAST_FITTING, NO_MASK
 from luma_lab.index.nodes import NO_RECORD
 from luma_lab.index.rows import METRIC_CODES, read_only
 from luma_lab.kernels.codewalk import search_codes
@@ -136,7 +136,7 @@ def _kernel_call(index, k):
         began = time.perf_counter()
         search_codes(
             nodes._space, nodes.quantizer.mean_, ready, nodes.vectors, graph.neighbors,
-            graph.entry, metric, NO_MASK, 0, k, keys, scratch.fresh, scratch.seen,
+            graph.entry, metric, NO_MASK, 0, LEAST_FITTING, k, keys, scratch.fresh, scratch.seen,
             scratch.epoch, NO_RECORD, scratch.point, scratch.prepared, *answer,
         )  # fmt: skip
         return time.perf_counter() - began

@@ -1,8 +1,9 @@
 """How a search is answered: plan, candidates, fetch, filter, group, receipt.
 
 A filtered search reads which rows match, and later the points it answers with, in one read
-transaction that began before the vectors were looked up. So every hit satisfies the filter with
-the very meta it is returned with, and no match is lost to a write in between.
+transaction that began before the vectors were looked up; points that are kept in memory count only
+as of that transaction. So every hit satisfies the filter with the very meta it is returned with,
+and no match is lost to a write in between.
 """
 
 import functools
@@ -125,6 +126,8 @@ def matching_rows(parts, connection, row, tree):
 
 def dimensions(vectors):
     """Return the number of axes, or None when they are ragged: the check behind names that."""
+    if type(vectors) is np.ndarray:
+        return vectors.ndim
     try:
         return np.ndim(vectors)
     except ValueError:

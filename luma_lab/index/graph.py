@@ -9,10 +9,15 @@ import numpy as np
 from luma_lab.index.chosen import ChosenRows
 from luma_lab.index.rows import read_only
 from luma_lab.index.scratch import ScratchPool
-from luma_lab.kernels.graph import COMPARISONS, PASS
+from luma_lab.kernels.graph import COMPARISONS, PASS, PATIENCE
 
 # A walk computes about this many distances per place of its list, at the default degree.
 COMPARISONS_PER_PLACE = 24
+# A walk that likely fails is tried for lists so many times longer, if a scan costs so many tries.
+NEAR_LISTS = 2
+LEAST_SAVED = 3
+# The share of the wanted rows that must be in sight of a walk that should find them, of a try.
+LEAST_FITTING, LEAST_TRIED = np.float32(0.25), np.float32(1.5)
 NO_MASK = read_only(np.empty(0, np.bool_))
 
 
@@ -57,7 +62,7 @@ class Graph(NamedTuple):
             return self._among(queries, k, list_size, threads, None, rows, len(rows.rows))
         if mask is None:
             if self.linked_dead == 0:
-                return self._walk(queries, k, list_size, threads, NO_MASK, 0)
+                return self._walk(queries, k, list_size, threads, NO_MASK)
             mask, matches = self.live, self.live_count
         else:
             if self.live_count < len(self.live):
@@ -65,7 +70,7 @@ class Graph(NamedTuple):
             matches = int(np.count_nonzero(mask))
         return self._among(queries, k, list_size, threads, mask, None, matches)
 
-    def _walk(self, queries, k, list_size, threads, mask, wanted):
+    def _walk(self, queries, k, list_size, threads, mask, wanted=0, least=LEAST_FITTING):
         count = len(queries)
         rows = np.empty((count, k), np.int64)
         distances = np.empty((count, k), np.float32)
@@ -77,14 +82,14 @@ class Graph(NamedTuple):
         list_size = min(list_size, len(self.nodes))
         answer = rows, distances, counts
         if threads == 1 or count < 2:
-            self._walk_some(queries, mask, wanted, list_size, answer)
+            self._walk_some(queries, mask, wanted, least, list_size, answer)
             return answer
         threads = min(threads, count)
         cuts = [count * i // threads for i in range(threads + 1)]
         with ThreadPoolExecutor(threads) as pool:
             jobs = [
                 pool.submit(
-                    self._walk_some, queries[a:b], mask, wanted, list_size,
+                    self._walk_some, queries[a:b], mask, wanted, least, list_size,
                     tuple(array[a:b] for array in answer),
                 )
                 for a, b in itertools.pairwise(cuts)
@@ -93,24 +98,28 @@ class Graph(NamedTuple):
                 job.result()
         return answer
 
-    def _walk_some(self, queries, mask, wanted, list_size, answer):
+    def _walk_some(self, queries, mask, wanted, least, list_size, answer):
         scratch = self.scratches.take()
         self.nodes.walk(
-            queries, self.neighbors, self.entry, mask, wanted, list_size, scratch, answer
+            queries, self.neighbors, self.entry, mask, wanted, least, list_size, scratch, answer
         )
         self.scratches.give(scratch)
 
     def _among(self, queries, k, list_size, threads, mask, chosen, matches):
         """Walk with a filter where that is cheaper than a scan of the matching rows, or scan.
 
-        To meet enough matches a list has to hold about total / matches times as many rows. It may
-        become as long as costs what the scan does: where the mask excludes what is near to a
-        query, that is not enough, and the matches are scanned after all. They are given as a mask
-        or as the `chosen` rows.
+        To meet enough matches at random a list has to hold about total / matches times as many
+        rows. It may become as long as costs what the scan does. Where that is too short, a walk is
+        worth a try all the same, for the filter may let pass what is near to the query; where it
+        excludes that, the walk is given up soon and the matches are scanned after all. They are
+        given as a mask or as the `chosen` rows.
         """
         linked = self.live_count + self.linked_dead
-        longest = int(matches / (COMPARISONS_PER_PLACE * self.nodes.scanned_per_step))
-        if list_size * linked >= longest * matches:
+        per_step = self.nodes.scanned_per_step
+        longest = int(matches / (COMPARISONS_PER_PLACE * per_step))
+        fits = list_size * linked < longest * matches
+        attempt = PATIENCE * self.neighbors.shape[1] * per_step
+        if not fits and (longest < NEAR_LISTS * list_size or matches < LEAST_SAVED * attempt):
             matching = np.flatnonzero(mask) if chosen is None else chosen.rows
             rows, distances = self.nodes.scan(queries, k, matching, threads)
             counts = np.zeros((len(queries), 4), np.int64)
@@ -118,7 +127,8 @@ class Graph(NamedTuple):
             return rows, distances, counts
         if mask is None:
             mask = chosen.mask()
-        answer = self._walk(queries, k, longest, threads, read_only(mask), list_size)
+        least = LEAST_FITTING if fits else LEAST_TRIED
+        answer = self._walk(queries, k, longest, threads, read_only(mask), list_size, least)
         rows, distances, counts = answer
         enough = max(min(k, matches), min(list_size, matches) // 2)
         pending = np.flatnonzero(counts[:, PASS] < enough)

@@ -98,11 +98,11 @@ class FloatNodes:
         """Return float32 queries (n_queries, dim) as :meth:`walk` takes them."""
         return query_rows(queries, self.metric, self.vectors.shape[1])
 
-    def walk(self, queries, neighbors, entry, mask, wanted, list_size, scratch, answer):
+    def walk(self, queries, neighbors, entry, mask, wanted, least, list_size, scratch, answer):
         """Answer prepared queries; `answer` is rows, distances and counts, see `search_batch`."""
         search_batch(
             self._walk_space, queries, neighbors, entry, METRIC_CODES[self.metric], mask, wanted,
-            np.empty(list_size, np.int64), scratch.fresh, scratch.seen, scratch.epoch,
+            least, np.empty(list_size, np.int64), scratch.fresh, scratch.seen, scratch.epoch,
             NO_RECORD, *answer,
         )  # fmt: skip
 
@@ -228,11 +228,11 @@ class CodedNodes:
         """Return float32 queries (n_queries, dim) as :meth:`walk` takes them."""
         return read_only(queries)
 
-    def walk(self, queries, neighbors, entry, mask, wanted, list_size, scratch, answer):
+    def walk(self, queries, neighbors, entry, mask, wanted, least, list_size, scratch, answer):
         """Answer prepared queries; `answer` is rows, distances and counts, see `search_codes`."""
         search_codes(
             self._space, self.quantizer.mean_, queries, self.vectors, neighbors, entry,
-            METRIC_CODES[self.metric], mask, wanted, answer[0].shape[1],
+            METRIC_CODES[self.metric], mask, wanted, least, answer[0].shape[1],
             np.empty(list_size, np.int64), scratch.fresh, scratch.seen, scratch.epoch, NO_RECORD,
             scratch.point, scratch.prepared, *answer,
         )  # fmt: skip

@@ -138,7 +138,7 @@ def look_again(space, probe, query, query_square, vectors, metric, best, passed,
 
 @kernel
 def search_codes(
-    space, mean, queries, vectors, neighbors, entry, metric, mask, wanted, rerank,
+    space, mean, queries, vectors, neighbors, entry, metric, mask, wanted, least, rerank,
     keys, fresh, seen, epoch, no_record, point, prepared, rows, distances, counts,
 ):  # fmt: skip
     """Answer each of `queries` (n_queries, dim) by a walk over codes and an exact second look.
@@ -167,7 +167,7 @@ def search_codes(
         probe = prepared.ctypes.data
         if wanted > 0:
             size, hops, comparisons = filtered_search(
-                space, probe, neighbors, entry, mask, wanted, keys, fresh, seen, epoch
+                space, probe, neighbors, entry, mask, wanted, least, keys, fresh, seen, epoch
             )
         else:
             size, hops, comparisons = greedy_search(

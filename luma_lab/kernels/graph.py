@@ -22,6 +22,7 @@ NO_NODE = -1
 # Columns of `counts`; a walk in memory reads nothing, so READS stays as it was.
 HOPS, COMPARISONS, READS, PASS = 0, 1, 2, 3
 LAST_EPOCH = 255
+PATIENCE = 10  # hops of a filtered walk between two looks at whether it leads anywhere
 
 
 @kernel
@@ -141,11 +142,14 @@ def passes(mask, row):
 
 
 @kernel
-def filtered_search(space, probe, neighbors, entry, mask, wanted, keys, fresh, seen, epoch):
+def filtered_search(
+    space, probe, neighbors, entry, mask, wanted, least, keys, fresh, seen, epoch
+):  # fmt: skip
     """Walk as `greedy_search` does, with a list that ends where `wanted` of its rows pass.
 
     So the list is as long as it must be: short where what is near to the probe passes, and
-    otherwise up to the length of `keys`. The walk leads through all nodes.
+    otherwise up to the length of `keys`. The walk leads through all nodes. It is given up where
+    so few of the list pass that a full one would not hold enough.
 
     Parameters
     ----------
@@ -153,13 +157,15 @@ def filtered_search(space, probe, neighbors, entry, mask, wanted, keys, fresh, s
         Rows that pass.
     wanted : int
         At least 1.
+    least : float32
+        The share of the wanted ones that is enough to go on for.
 
     The rest is as in `greedy_search`.
 
     Returns
     -------
     size : int
-        Entries of `keys` that are valid, all expanded, ascending.
+        Entries of `keys` that are valid, all expanded, ascending; 0 if it was given up.
     hops, comparisons : int
     """
     edge_bytes = neighbors.shape[1] * 4
@@ -219,27 +225,30 @@ def filtered_search(space, probe, neighbors, entry, mask, wanted, keys, fresh, s
                 size -= 1
                 if last:
                     passed -= 1
+        if hops % PATIENCE == 0 and passed < wanted:
+            if passed * keys.shape[0] < least * wanted * size:
+                return 0, hops, comparisons
         cursor = resume
     return size, hops, comparisons
 
 
 @kernel
 def search_batch(
-    space, queries, neighbors, entry, metric, mask, wanted,
+    space, queries, neighbors, entry, metric, mask, wanted, least,
     keys, fresh, seen, epoch, no_record, rows, distances, counts,
 ):  # fmt: skip
     """Answer each of `queries` by a walk over a `FloatSpace`.
 
     queries are rows like the space's; `metric` says how users see distances. Unless `wanted` is
-    0, only rows in `mask` are answered, see `filtered_search`. rows and distances (n_queries, k)
-    are output, padded with -1 and inf; so is counts (n_queries, 4) int64: HOPS, COMPARISONS, and
-    how many of the final list PASS.
+    0, only rows in `mask` are answered; see `filtered_search` for these and `least`. rows and
+    distances (n_queries, k) are output, padded with -1 and inf; so is counts (n_queries, 4)
+    int64: HOPS, COMPARISONS, and how many of the final list PASS.
     """
     for i in range(queries.shape[0]):
         probe = probe_at(queries, i)
         if wanted > 0:
             size, hops, comparisons = filtered_search(
-                space, probe, neighbors, entry, mask, wanted, keys, fresh, seen, epoch
+                space, probe, neighbors, entry, mask, wanted, least, keys, fresh, seen, epoch
             )
         else:
             size, hops, comparisons = greedy_search(

@@ -25,6 +25,7 @@ from luma_lab.kernels import (
     tokens,
 )
 from luma_lab.kernels.aio import EVENT_WORDS, REQUEST_WORDS, Queue
+from luma_lab.kernels.distance import ONE
 from luma_lab.kernels.int8 import BLOCK_BYTES
 from luma_lab.kernels.space import FloatSpace, Q8Space
 
@@ -59,11 +60,11 @@ def warm_up():
     no_record, queries = np.empty(0, np.int64), vectors[:1]
     space, neighbors, prepared, *scratch = walk
     graph.search_batch(
-        space, queries, neighbors, 0, distance.L2, no_mask, 0, *scratch, no_record, *answer
+        space, queries, neighbors, 0, distance.L2, no_mask, 0, ONE, *scratch, no_record, *answer
     )
     space, neighbors, prepared, *scratch = coded_walk
     codewalk.search_codes(
-        space, mean, queries, vectors, neighbors, 0, distance.L2, no_mask, 0, 1, *scratch,
+        space, mean, queries, vectors, neighbors, 0, distance.L2, no_mask, 0, ONE, 1, *scratch,
         no_record, np.empty((2, WARM_STRIDE), np.float32), prepared, *answer,
     )  # fmt: skip
     codewalk.scan_among(

@@ -174,7 +174,7 @@ class Database:
         """Raise `StoreClosed` when the lab was closed, or opened before a fork."""
         if self._closed:
             raise StoreClosed(f"the lab at {self.path} is closed: open it again")
-        if self.forked:
+        if os.getpid() != self._pid:  # as `forked`, for every search passes here
             raise StoreClosed(
                 f"the lab at {self.path} was opened by process {self._pid} before a fork: "
                 "open it again in this process"

@@ -11,6 +11,7 @@ from luma_lab.index import FlatIndex, VamanaIndex
 from luma_lab.index.builder import BATCH_SHARE, batch_bounds
 from luma_lab.index.chosen import RowChoices
 from luma_lab.index.vamana import resolve_list_size
+from luma_lab.kernels.graph import PATIENCE
 
 NO_NODE = -1
 
@@ -283,6 +284,25 @@ def test_a_filter_that_lets_pass_what_is_near_makes_a_short_walk():
     for answer, mask in zip(found, (far < np.median(far), apart), strict=True):
         exact = FlatIndex(8, "l2").build(vectors).search(vectors[0], k=10, mask=mask)
         assert recall(answer, exact) >= 0.9
+
+
+def test_a_walk_is_tried_where_a_filter_may_let_pass_what_is_near_and_given_up_soon():
+    vectors = clustered(9000, 8)
+    index = VamanaIndex(8, "l2", max_degree=24, build_list_size=40).build(vectors)
+    exact = FlatIndex(8, "l2").build(vectors)
+    chance = np.random.default_rng(0)
+    order = np.argsort(((vectors - vectors[0]) ** 2).sum(axis=1), kind="stable")
+    for kind, among in (("near", order[:4400]), ("any", order), ("far", order[4500:])):
+        mask = np.zeros(9000, bool)
+        mask[chance.permutation(among)[:2200]] = True  # too few for a walk among rows at random
+        found = index.search(vectors[0], k=10, search_list_size=10, mask=mask)
+        expected = exact.search(vectors[0], k=10, mask=mask)
+        if kind == "near":
+            assert found.stats.comparisons[0] < 1000
+            assert recall(found, expected) >= 0.8
+        else:
+            assert 0 < found.stats.hops[0] <= 2 * PATIENCE < 2200 < found.stats.comparisons[0]
+            assert (found.distances == expected.distances).all()
 
 
 def test_rows_given_again_are_known_and_others_are_not_taken_for_them():

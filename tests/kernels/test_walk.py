@@ -105,8 +105,11 @@ def test_a_walk_over_codes_reports_the_work_of_the_textbook_walk_over_them(metri
         assert found.stats.rerank_nanoseconds[i] > 0
 
 
-def reference_filtered_walk(query, vectors, neighbors, entry, wanted, room, mask, metric):
-    """`reference_walk` with a list that ends where `wanted` of its places pass, or at `room`."""
+def reference_filtered_walk(query, vectors, neighbors, entry, wanted, least, room, mask, metric):
+    """`reference_walk` with a list that ends where `wanted` of its places pass, or at `room`.
+
+    Given up where less than a share of `least` of them would.
+    """
     places = [(measure(query, vectors[entry], metric), entry)]
     seen, expanded, comparisons = {entry}, [], 1
     while waiting := [place for place in places if place[1] not in expanded]:
@@ -121,13 +124,18 @@ def reference_filtered_walk(query, vectors, neighbors, entry, wanted, room, mask
         passing = [i for i, (_, row) in enumerate(places) if mask[row]]
         places = places[: passing[wanted - 1] + 1] if len(passing) >= wanted else places
         places = places[:room]
+        passed = sum(bool(mask[row]) for _, row in places)
+        in_sight = passed == wanted or passed * room >= least * wanted * len(places)
+        if len(expanded) % graph.PATIENCE == 0 and not in_sight:
+            return [], len(expanded), comparisons
     return places, len(expanded), comparisons
 
 
 @pytest.mark.parametrize("metric", [L2, DOT])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("least", [0.25, 1.5])
 @pytest.mark.parametrize("wanted, room", [(1, 150), (5, 40), (30, 150), (10, 4)])
-def test_a_filtered_walk_expands_what_the_textbook_walk_expands(metric, share, wanted, room):
+def test_a_filtered_walk_expands_what_the_textbook_walk_expands(metric, share, least, wanted, room):
     vectors, neighbors = whole_numbers(150, 6), random_graph(150, 7)
     mask = np.random.default_rng(7).random(150) < share
     keys, seen = np.empty(room, np.int64), np.zeros(150, np.uint8)
@@ -135,9 +143,11 @@ def test_a_filtered_walk_expands_what_the_textbook_walk_expands(metric, share, w
     for query in whole_numbers(3, 6, seed=1):
         size, hops, comparisons = graph.filtered_search(
             FloatSpace(rows, metric), graph_rows(query[None], "l2")[0], read_only(neighbors), 5,
-            mask, wanted, keys, np.empty(7, np.int32), seen, epoch,
+            mask, wanted, np.float32(least), keys, np.empty(7, np.int32), seen, epoch,
         )  # fmt: skip
-        expected = reference_filtered_walk(query, vectors, neighbors, 5, wanted, room, mask, metric)
+        expected = reference_filtered_walk(
+            query, vectors, neighbors, 5, wanted, least, room, mask, metric
+        )
         assert [key_row(key) for key in keys[:size]] == [row for _, row in expected[0]]
         assert (hops, comparisons) == expected[1:]
 
@@ -149,8 +159,8 @@ def test_a_walk_whose_rows_all_pass_is_the_plain_walk():
         keys = np.empty(300, np.int64)
         size, hops, comparisons = graph.filtered_search(
             FloatSpace(graph_rows(vectors, "l2"), L2), graph_rows(query[None], "l2")[0],
-            read_only(neighbors), 5, np.ones(300, bool), 30, keys, np.empty(7, np.int32),
-            np.zeros(300, np.uint8), np.zeros(1, np.int32),
+            read_only(neighbors), 5, np.ones(300, bool), 30, np.float32(1), keys,
+            np.empty(7, np.int32), np.zeros(300, np.uint8), np.zeros(1, np.int32),
         )  # fmt: skip
         assert [key_row(key) for key in keys[:size]] == plain[0]
         assert (hops, comparisons) == (len(plain[1]), plain[2])
