@@ -92,7 +92,7 @@ def _layers(lab, plain, full, k):
     """Return a dict from the name of a layer to what asks it one query, the lowest first."""
     follower = lab._parts.follower
     # The very index the collection walks: building another would take minutes.
-    index = follower.snapshot(full.name).index
+    index = follower.snapshot(full.name).index.index
     mask = np.arange(index.total_rows) % 10 == 0
     chosen = np.flatnonzero(mask)
     size = {"search_list_size": LIST_SIZE}

@@ -55,7 +55,7 @@ def measure(rows=60_000, dim=384, k=10, queries=200, *, rounds=5, peer=True, exa
             docs.build_index("vamana").result()
         other = _sqlite_vec(vectors) if peer else None
         # The very index the collection walks: building another would take minutes.
-        index = None if exact else lab._parts.follower.snapshot("docs").index
+        index = None if exact else lab._parts.follower.snapshot("docs").index.index
         figures = {"index_us": [], "bare_us": [], "join_us": [], "sqlite_vec_us": []}
         docs.search(asked[0], k)
         lab.sql(JOIN, (asked[0], k))

@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+from embedding_server import EmbeddingServer, vector_of
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -22,7 +23,6 @@ from luma_lab.errors import (
     WaitTimeout,
 )
 from luma_lab.store import deadline
-from tests.embedding_server import EmbeddingServer, vector_of
 
 KEY = "sk-very-secret"
 TEXTS = [

@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from embedding_server import EmbeddingServer, vector_of
 
 import luma_lab as luma
 from luma_lab.engine import embedding, refitting
@@ -21,7 +22,6 @@ from luma_lab.errors import (
     NotSupported,
     UnknownName,
 )
-from tests.embedding_server import EmbeddingServer, vector_of
 
 DIM = 8
 TEXTS = [

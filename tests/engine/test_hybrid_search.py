@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from embedding_server import vector_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from luma_lab.errors import (
     NotSupported,
     UnknownName,
 )
-from tests.embedding_server import vector_of
 
 DIM = 6
 WORDS = ["cat", "dog", "mouse", "stock", "market", "trader", "campaña", "año"]

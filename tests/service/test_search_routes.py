@@ -1,13 +1,13 @@
 """``/search`` out of the box, with an endpoint, and ``query``: what a client of them meets."""
 
 import pytest
+from embedding_server import EmbeddingServer
 from service_running import KEY, Running
 
 import luma_lab as luma
 from luma_lab.config import Settings
 from luma_lab.engine import passages
 from luma_lab.errors import InvalidArgument
-from tests.embedding_server import EmbeddingServer
 
 PETS = ["the cat sat on the mat", "a dog sat by the cat", "the dog chased a cat"]
 TRADE = ["stocks fell as markets closed", "markets rose and stocks gained", "traders sold stocks"]
