@@ -111,6 +111,8 @@ def _called_for(parts, row):
             return None
         return choice.kind, choice.params, False, BY_CHOICE if row.kind == AUTO else BY_HAND
     kind = kind_of(row.index_name)
+    if kind in KINDS and (row.uid, row.index_name) in parts.rebuilding:
+        return kind, {}, False, by  # lost, and building it anew has failed so far
     behind = row.rows - row.index_rows
     if kind not in KINDS or behind < max(LEAST_BEHIND, KINDS[kind].share_behind * row.index_rows):
         return None
@@ -136,6 +138,8 @@ def store_params(parts, name, params, kind=None):
 
     `kind` is the one they are for; by default that of the index in use, else the collection's.
     """
+    if kind is not None:
+        kinds.check_kind(kind)
 
     def operation(unit):
         row = catalog.require(unit.connection, name)

@@ -29,7 +29,14 @@ from luma_lab.engine.index_files import (
     working_alone,
 )
 from luma_lab.engine.kinds import KINDS
-from luma_lab.errors import CollectionNotFound, Conflict, CorruptStore
+from luma_lab.errors import (
+    Cancelled,
+    CollectionNotFound,
+    Conflict,
+    CorruptStore,
+    LumaError,
+    StoreClosed,
+)
 from luma_lab.files import write_file
 from luma_lab.store import catalog, moving
 from luma_lab.store.matrix import Matrix, damaged_blocks, extend_checksums
@@ -101,7 +108,15 @@ def _compact_all(parts, job):
     names = parts.follower.names()
     for place, name in enumerate(names):
         share = _Share(job, place / (len(names) + 1), 1 / (len(names) + 1))
-        results[name] = _compact(parts, name, share)
+        try:
+            results[name] = _compact(parts, name, share)
+        except (Cancelled, StoreClosed):
+            raise
+        except CollectionNotFound:
+            continue  # dropped meanwhile
+        except LumaError as error:  # the others are not to wait for this one
+            log.warning("collection %r is not compacted: %s", name, error)
+            results[name] = {"error": str(error)}
     with parts.writer.paused():
         database = vacuum(parts.database)
     return {"collections": results, "database": database}
@@ -125,6 +140,8 @@ def _compact(parts, name, job):
     with working_alone(parts, row, job) as still_alone:
         try:
             return _Compaction(parts, name, job, still_alone).run()
+        except Cancelled:
+            raise
         except Exception:
             builds.wait_before_next(parts, row.uid)
             raise
@@ -266,6 +283,9 @@ class _Compaction:
         """Change everything in one transaction; return the rows and the index that holds."""
         connection, uid = unit.connection, self.row.uid
         self.still_alone(unit)
+        # Whoever opens the lab while this lease has lapsed takes the file for a leftover.
+        if self.rows and not self.matrix.is_own():
+            raise Conflict(f"{self.path.name} was removed by another process: start again")
         row = catalog.find(connection, self.name)
         self._check_place(row)
         rows, revisions = moving.places(connection, uid)
@@ -325,11 +345,17 @@ class _Compaction:
         parts, uid = self.parts, self.row.uid
         if catalog.read_generation(parts.database.reader(), uid) == self.generation:
             return  # committed after all, or by another: what lies there is in use
-        self.path.unlink(missing_ok=True)
-        _moved_path(parts, uid, self.generation).unlink(missing_ok=True)
+        with contextlib.suppress(LumaError):  # what stays is swept when a lab is opened
+            parts.writer.run(self._remove_own)
         if self.index_name is not None:
             parts.prepared.pop((uid, self.index_name), None)
             shutil.rmtree(directory(parts, uid, self.index_name), ignore_errors=True)
+
+    def _remove_own(self, unit):
+        """Remove what was written; inside a transaction, for nobody replaces it meanwhile."""
+        if self.matrix.is_own():
+            self.path.unlink(missing_ok=True)
+            _moved_path(self.parts, self.row.uid, self.generation).unlink(missing_ok=True)
 
     def _file_bytes(self, generation):
         path = self.path.with_name(f"vectors-{generation}.f32")

@@ -66,7 +66,11 @@ def embed(parts, embedder, texts):
         )
     if not getattr(embedder, "cacheable", False) or not texts:
         return embedder.embed(texts)
-    keys = [embeddings.key_of(embedder.fingerprint, text) for text in texts]
+    # Names are shared by models of other vectors, which a probe tells apart.
+    if getattr(embedder, "probe", None) is None:
+        embedder.probe = probe_of(embedder)
+    model = f"{embedder.fingerprint}/{embedder.probe}"
+    keys = [embeddings.key_of(model, text) for text in texts]
     found = embeddings.read(parts.database.reader(), dict.fromkeys(keys), embedder.dim)
     missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in found}
     if missing:
@@ -175,6 +179,8 @@ def use(parts, name, thing, fields, language, replace):
         raise DimensionMismatch(embedder.dim, row.dim, f"collection {name!r}")
     fields = check_fields(row, fields)
     made = Stamp(GIVEN, embedder.name, embedder.fingerprint, fields, probe=probe_of(embedder))
+    if getattr(embedder, "cacheable", False):
+        embedder.probe = made.probe
     if stamp is None:
         _set(parts, row, made)
     elif stamp.fingerprint != made.fingerprint or not same_probe(stamp.probe or [], made.probe):

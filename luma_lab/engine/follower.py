@@ -276,13 +276,16 @@ class Follower:
         self.head = head or event_log.read_head(connection)
 
     def _read_catalog(self, connection):
+        known = {row.uid: row.generation for row in self._catalog.values()}
         self._catalog = {row.name: row for row in catalog.read_all(connection)}
+        now = {row.uid: row.generation for row in self._catalog.values()}
+        for uid, generation in known.items():
+            if now.get(uid) != generation:
+                self._matrices.forget(uid, now.get(uid))
         for name, view in list(self._views.items()):
             row = self._catalog.get(name)
             if row is None or (row.uid, row.generation) != (view.row.uid, view.row.generation):
                 del self._views[name]
-                gone = row is None or row.uid != view.row.uid
-                self._matrices.forget(view.row.uid, None if gone else row.generation)
                 continue
             view.row = row
             if row.index_name != view.index_name:

@@ -265,6 +265,7 @@ class Lab:
 
         uid, result = self._parts.writer.run(operation)
         self._parts.follower.catch_up()
+        self._parts.matrices.forget(uid)
         shutil.rmtree(self._parts.matrices.directory(uid), ignore_errors=True)
         return result
 

@@ -261,23 +261,30 @@ def _is_passage(hit):
 def _latest(found):
     newest = {}
     for passage in found:
-        group = passage.metadata.get("group_id")
+        group = _plain(passage, "group_id")
         if group is None:
             continue
         best = newest.get(group)
         if best is None or _processed_at(passage) > _processed_at(best):
             newest[group] = passage
-    return [p for p in found if newest.get(p.metadata.get("group_id"), p) is p]
+    return [p for p in found if newest.get(_plain(p, "group_id"), p) is p]
+
+
+def _plain(passage, name):
+    """Return a field of the metadata, None where it is missing, a list or an object."""
+    value = passage.metadata.get(name)
+    return None if isinstance(value, (list, dict)) else value
 
 
 def _processed_at(passage):
-    return passage.metadata.get("processed_at") or 0
+    value = passage.metadata.get("processed_at")
+    return value if isinstance(value, (int, float)) else 0
 
 
 def _grouped(found, group_by, group_limit):
     groups = {}
     for passage in found:
-        value = passage.metadata.get(group_by) if group_by in GROUPINGS else None
+        value = _plain(passage, group_by) if group_by in GROUPINGS else None
         key = (passage.id,) if value is None else value
         groups.setdefault(key, []).append(passage)
     return [passage for group in groups.values() for passage in group[:group_limit]]

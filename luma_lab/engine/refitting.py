@@ -72,8 +72,11 @@ def follow_texts(parts):
     The first time at 50 points, then whenever they have doubled: what the embedder learned
     then speaks of at least half of them.
     """
-    started = []
-    for row in catalog.read_all(parts.database.reader()):
+    started, rows = [], catalog.read_all(parts.database.reader())
+    for kept in (parts.embedders, parts.unfitted):
+        for uid in kept.keys() - {row.uid for row in rows}:
+            kept.pop(uid, None)
+    for row in rows:
         if not _is_due(parts, row):
             continue
         busy = [j for j in parts.jobs.list("running") if (j.kind, j.collection) == (KIND, row.name)]
@@ -120,17 +123,19 @@ def _fit(parts, uid, name, stamp, unasked, job):
         )
         try:
             embedder.save(path)
-            count = _switch(parts, uid, name, embedder, stamp, known, job)
+            before = _switch(parts, uid, name, embedder, stamp, known, job)
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
+        count = _settle(parts, before, embedder, known)
         return {"embedder": stamp.name, "fingerprint": embedder.fingerprint, "points": count}
 
 
 def _replace(parts, uid, name, embedder, stamp, job):
     with _Leased(parts, uid, job):
         known = _read(parts, uid, name, stamp)
-        count = _switch(parts, uid, name, embedder, stamp, known, job)
+        before = _switch(parts, uid, name, embedder, stamp, known, job)
+        count = _settle(parts, before, embedder, known)
         return {"embedder": stamp.name, "fingerprint": embedder.fingerprint, "points": count}
 
 
@@ -192,7 +197,7 @@ def _present(connection, uid, name):
 
 
 def _switch(parts, uid, name, embedder, stamp, known, job):
-    """Write all vectors and the stamp in one commit; return how many points there are."""
+    """Write all vectors and the stamp in one commit; return the catalog row before."""
     before = parts.follower.row(name)
     vectors = {}
     local = getattr(embedder, "local", False)
@@ -208,6 +213,12 @@ def _switch(parts, uid, name, embedder, stamp, known, job):
         known |= missing
     else:
         raise LumaError(f"collection {name!r} changes too fast to be embedded: try again")
+    return before
+
+
+def _settle(parts, before, embedder, known):
+    """Use what was committed, and remove what it replaced; return how many points there are."""
+    uid = before.uid
     parts.follower.catch_up()
     parts.embedders[uid] = embedder
     old = stamp_of(before)
@@ -242,6 +253,11 @@ def _commit(before, embedder, stamp, known, vectors, unit):
         What may embed here the few that are missing.
     """
     row = _present(unit.connection, before.uid, before.name)
+    if stamp.directory is not None:
+        # Whoever opens the lab while the lease has lapsed takes it for a leftover.
+        path = unit.matrix(row).path.with_name(stamp.directory)
+        if not path.is_dir():
+            raise Conflict(f"{path} was removed by another process: start again")
     if row.embedder != before.embedder:
         raise Conflict(f"collection {row.name!r} was given another embedder meanwhile")
     missing = _texts_of(unit.connection, row.uid, stamp, known)

@@ -74,7 +74,7 @@ def best_rows(moment, query, k, mask=None):
     wanted = total if k is None else min(total, k + TIES)
     while True:
         deadline.check()
-        found, scores = index.search(query, wanted, mask=mask)
+        found, scores = index.search(query, wanted, mask=mask, check=deadline.check)
         if len(scores) < wanted or wanted >= total or scores[k - 1] > scores[-1]:
             break
         wanted = min(total, WIDEN * wanted)

@@ -3,6 +3,7 @@ the write-ahead log, renews leases, builds and grows indexes, compacts, fits emb
 """
 
 import logging
+import math
 import shutil
 import threading
 import time
@@ -57,6 +58,8 @@ class Upkeep:
     def _loop(self):
         parts = self._parts
         trim_at = beat_at = bound_at = follow_at = 0.0
+        # What a process that died had under lease could not be removed when the lab was opened.
+        sweep_at = time.monotonic() + 1.2 * leases.LEASE_MS / 1000
         while not self._stop.wait(TICK_SECS):
             try:
                 self.sweep()
@@ -75,6 +78,9 @@ class Upkeep:
                     refitting.follow_texts(parts)
                     parts.texts.tend()
                     follow_at = time.monotonic() + FOLLOW_EVERY_SECS
+                if now >= sweep_at:
+                    sweep_at = math.inf
+                    parts.writer.run(lambda unit: remove_orphans(unit, parts.matrices))
                 if now >= trim_at:
                     trim_at = now + RETENTION_EVERY_SECS
                     self.trim()

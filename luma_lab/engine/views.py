@@ -82,10 +82,11 @@ class Matrices:
                 ).start()
             matrix.checked = True
 
-    def forget(self, uid, but=None):
-        """Close the files of a dropped collection, or those of all its generations but one."""
+    def forget(self, uid, before=None):
+        """Close the files of a dropped collection, or of its generations before one."""
         with self._lock:
-            for key in [key for key in self._open if key[0] == uid and key[1] != but]:
+            old = [k for k in self._open if k[0] == uid and (before is None or k[1] < before)]
+            for key in old:
                 self._open.pop(key).close()
 
     def close(self):

@@ -212,14 +212,17 @@ def _form(term):
     return FORM_NAMES.index(term.form) if term.form in FORM_NAMES else 0
 
 
-def evaluate(view, asked, allowed, heap, sums):
+def evaluate(view, asked, allowed, heap, sums, check=None):
     """Put the best rows of a query with signs into `heap`; return (its size, absent terms' sum).
 
     Parameters
     ----------
     asked : list of (sign, list of Term)
     allowed : bool array of shape (total_rows,)
+    check : callable, optional
+        Called before each term; what it raises ends the search.
     """
+    check = check or (lambda: None)
     wanted = [term for sign, terms in asked if sign != MUST_NOT for term in terms]
     if not wanted:
         return 0, 0.0
@@ -233,6 +236,7 @@ def evaluate(view, asked, allowed, heap, sums):
             if sign == SHOULD:
                 continue
             holds = np.zeros(len(here), bool)
+            check()
             for term in terms:
                 # -ano must not take años away, which it resembles in the weakest form only.
                 if sign == MUST or term.form != FORM_NAMES[2]:
@@ -243,6 +247,7 @@ def evaluate(view, asked, allowed, heap, sums):
         parts = np.empty(starts[-1], np.float32)
         rows = np.empty(starts[-1], np.int32)
         for item, term in enumerate(wanted):
+            check()
             own, counts = term.lists[place]
             cut = slice(starts[item], starts[item + 1])
             rows[cut] = own

@@ -17,8 +17,17 @@ from luma_lab.index.scoring import Explanation, Model, TermScore
 from luma_lab.index.shelf import Shelf
 from luma_lab.index.terms import Terms, evaluate, weigh_terms
 from luma_lab.index.textchanges import TextChanges
-from luma_lab.index.textquery import MUST_NOT, SHOULD, WORD, Clause, has_syntax, parse
-from luma_lab.index.texts import check_fields, check_many, check_tokens
+from luma_lab.index.textquery import (
+    FUZZY,
+    MUST_NOT,
+    PREFIX,
+    SHOULD,
+    WORD,
+    Clause,
+    has_syntax,
+    parse,
+)
+from luma_lab.index.texts import check_clauses, check_fields, check_many, check_tokens
 from luma_lab.kernels import bm25
 
 WAYS = {
@@ -124,7 +133,7 @@ class TextIndex(TextChanges):
         """Short name of each field's language, in order."""
         return list(self._languages.of_fields)
 
-    def search(self, query, k=10, *, mask=None, syntax=True, way="auto"):
+    def search(self, query, k=10, *, mask=None, syntax=True, way="auto", check=None):
         """Find the `k` best rows of a query.
 
         Parameters
@@ -140,6 +149,8 @@ class TextIndex(TextChanges):
             False takes signs and quotes of a string as spaces.
         way : {"auto", "touched", "windowed", "exhaustive"}
             How to sum; all give the same rows. Not for queries with syntax.
+        check : callable, optional
+            Called between the steps of a query with syntax; what it raises ends the search.
 
         Returns
         -------
@@ -161,7 +172,8 @@ class TextIndex(TextChanges):
         try:
             if isinstance(query, str) and syntax and has_syntax(query):
                 marks = view.live if allowed is None else allowed
-                size, constant = evaluate(view, self._clauses(view, query), marks, heap, sums)
+                asked = self._clauses(view, query, check=check)
+                size, constant = evaluate(view, asked, marks, heap, sums, check)
                 bm25.unpack(heap, size, constant, scores)
             elif len(view.segments) == 1 and view.complete and len(self._languages.groups) == 1:
                 size = self._answer(view, query, allowed, WAYS[way], sums, heap, scores)
@@ -393,7 +405,7 @@ class TextIndex(TextChanges):
             ]
         return view.statistics
 
-    def _clauses(self, view, query, syntax=True):
+    def _clauses(self, view, query, syntax=True, check=None):
         """Return a query as (sign, terms) pairs."""
         finder = Terms(view, self._languages, list(self.fields.values()), self.positions)
         if not isinstance(query, str):
@@ -403,7 +415,13 @@ class TextIndex(TextChanges):
         plain = not (syntax and has_syntax(query))
         clauses = [Clause(WORD, query, SHOULD)] if plain else parse(query)
         check_many({word for clause in clauses for word, _, _ in cut_words(clause.text)})
-        return [(clause.sign, terms) for clause in clauses for terms in finder.of_clause(clause)]
+        check_clauses(sum(c.kind in (PREFIX, FUZZY) for c in clauses), len(clauses))
+        asked = []
+        for clause in clauses:
+            if check is not None:
+                check()
+            asked += [(clause.sign, terms) for terms in finder.of_clause(clause)]
+        return asked
 
     def _take_sums(self, view):
         """Return a zero float32 array for the widest segment."""

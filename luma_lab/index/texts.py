@@ -5,6 +5,8 @@ from luma_lab.index.scoring import check_number
 
 ONLY_FIELD = "text"
 MOST_QUERY_WORDS = 4096
+MOST_WIDE_CLAUSES = 64  # each looks at every word there is
+MOST_WEIGHT = 1e9  # so that sums of scores stay finite
 FIELD_OPTIONS = ("weight", "language")
 
 
@@ -60,6 +62,8 @@ def check_fields(fields):
             if key not in FIELD_OPTIONS:
                 raise UnknownName(f"option of field {name!r}", key, FIELD_OPTIONS)
         weights[name] = check_number(f"weight of field {name!r}", given.get("weight", 1.0))
+        if weights[name] > MOST_WEIGHT:
+            raise InvalidArgument(f"weight of field {name!r}: expected at most {MOST_WEIGHT:g}")
         languages.append(given.get("language"))
     return weights, languages
 
@@ -85,6 +89,16 @@ def check_tokens(tokens, what="query"):
         if not isinstance(token, str):
             raise InvalidArgument(f"{what} holds {token!r}: expected tokens that are strings")
     return tokens
+
+
+def check_clauses(wide, all):
+    """Refuse a query of too many parts, `wide` of which stand for any number of words."""
+    if wide > MOST_WIDE_CLAUSES:
+        raise InvalidArgument(
+            f"query holds {wide} words with * or ~: expected at most {MOST_WIDE_CLAUSES}"
+        )
+    if all > MOST_QUERY_WORDS:
+        raise InvalidArgument(f"query has {all} parts: expected at most {MOST_QUERY_WORDS}")
 
 
 def check_many(words):

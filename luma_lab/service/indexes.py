@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from luma_lab.errors import InvalidArgument
 from luma_lab.service.diskann import BuildHandler as DiskannBuildHandler
 from luma_lab.service.jobs import JobAnswer
 from luma_lab.service.operation import MIN_OFFSET, Operation
@@ -77,6 +78,14 @@ class StatusAnswer(msgspec.Struct):
     why: str
 
 
+def _named(params, *taken):
+    """Return parameters as keywords; raise on names that Python's own arguments have."""
+    for name in ("self", *taken):
+        if name in (params or {}):
+            raise InvalidArgument(f"unknown index parameter {name!r}")
+    return params or {}
+
+
 class BuildHandler(DiskannBuildHandler):
     """POST /v1/vector/{collection}/index/build: answers at once, or with `wait` at the end."""
 
@@ -84,7 +93,9 @@ class BuildHandler(DiskannBuildHandler):
         self.check_name(name)
         request = await self.read_json(BuildRequest)
         job = await self.run(
-            lambda: self.collection(name).build_index(request.kind, **(request.params or {}))
+            lambda: self.collection(name).build_index(
+                request.kind, **_named(request.params, "kind")
+            )
         )
         if request.wait:
             await self.ended(job)
@@ -98,10 +109,11 @@ class TuneHandler(VectorHandler):
 
     async def post(self, name):
         self.check_name(name)
-        params = (await self.read_json(TuneRequest)).params
+        asked = (await self.read_json(TuneRequest)).params
 
         def tune():
-            return {"params": self.collection(name).tune_index(**params), "offset": self.lab.head}
+            params = self.collection(name).tune_index(**_named(asked))
+            return {"params": params, "offset": self.lab.head}
 
         await self.answer(tune)
 

@@ -62,6 +62,16 @@ class Matrix:
         """Return when every written row is on stable storage."""
         self._disk.sync(self._open(create=False))
 
+    def is_own(self):
+        """Return whether the open file is still the one that lies at the path."""
+        with self._lock:
+            if self._descriptor is None:
+                return False
+            try:
+                return os.path.samestat(os.fstat(self._descriptor), os.stat(self.path))
+            except FileNotFoundError:
+                return False
+
     def read(self, row):
         """Return a copy of one row, committed or not."""
         with self._lock:  # a descriptor closed meanwhile could by now be another file's

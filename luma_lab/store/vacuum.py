@@ -36,6 +36,8 @@ def vacuum(database):
             connection.execute("VACUUM").fetchall()
         except apsw.FullError:
             return {"bytes_freed": 0, "kept": "there is no room for a second copy meanwhile"}
+        except apsw.BusyError:
+            return {"bytes_freed": 0, "kept": "another process was writing all the time"}
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return {"bytes_freed": max(0, before - database.file.stat().st_size)}
     finally:

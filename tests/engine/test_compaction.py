@@ -334,6 +334,90 @@ def test_what_is_dropped_meanwhile_stays_dropped(lab, monkeypatch, meanwhile):
     assert lab.verify().ok
 
 
+def expire_leases(lab):
+    lab._parts.writer.run(lambda u: u.connection.execute("UPDATE luma_leases SET expires_at_ms=1"))
+
+
+def test_one_that_lost_its_file_while_its_lease_had_lapsed_gives_up(path, monkeypatch):
+    with Lab(path) as lab:
+        docs = fill(lab)
+        points = thin(docs)
+        pause = Pause(monkeypatch, "_sync")
+        job = docs.compact()
+        assert pause.reached.wait(60)
+        expire_leases(lab)
+        with Lab(path):  # takes what nobody holds for a leftover
+            assert files(lab) == ["vectors-0.f32"]
+        pause.go.set()
+        with pytest.raises(Conflict, match="removed by another process"):
+            job.result(60)
+        check(lab, docs, points)
+    with Lab(path) as lab:
+        check(lab, lab.collection("docs"), points)
+
+
+def test_one_that_lost_its_lease_leaves_the_file_of_who_took_it(path, monkeypatch):
+    with Lab(path) as one, Lab(path) as two:
+        points = thin(fill(one))
+        pauses = {}
+        original = compaction._Compaction._sync
+
+        def wait(made):
+            original(made)
+            mine = pauses[made.parts.owner]
+            if not mine[0].is_set():
+                mine[0].set()
+                assert mine[1].wait(60)
+
+        monkeypatch.setattr(compaction._Compaction, "_sync", wait)
+        jobs = []
+        for lab in (one, two):
+            pauses[lab._parts.owner] = threading.Event(), threading.Event()
+            jobs.append(lab.collection("docs").compact())
+            assert pauses[lab._parts.owner][0].wait(60)
+            expire_leases(lab)
+        pauses[one._parts.owner][1].set()
+        with pytest.raises(Conflict):
+            jobs[0].result(60)
+        one._parts.writer.run(lambda unit: None)
+        assert "vectors-1.f32" in files(two)
+        pauses[two._parts.owner][1].set()
+        assert jobs[1].result(60)["generation"] == 1
+        for lab in (one, two):
+            check(lab, lab.collection("docs"), points)
+
+
+def test_no_file_of_a_row_that_is_gone_stays_open(path):
+    with Lab(path) as one, Lab(path) as two:
+        for _ in range(3):
+            fill(one, 50, "passing")
+            one.drop_collection("passing")
+        docs = fill(one, 50)
+        for turn in range(3):
+            two.collection("docs").upsert([f"p{turn}"], vectors(1, turn))  # never searches
+            assert docs.compact().result(60)["generation"] == turn + 1
+        two.collections()
+        for lab in (one, two):
+            kept = {generation for _, generation, _ in lab._parts.matrices._open}
+            assert kept <= {3}
+
+
+def test_a_collection_that_can_not_be_compacted_keeps_the_others_from_nothing(lab, monkeypatch):
+    for name in ("a", "b", "c"):
+        thin(fill(lab, name=name))
+    original = compaction._Compaction._check_source
+
+    def check_source(made):
+        if made.name == "b":
+            raise CorruptStore("block 0 does not match its checksum")
+        original(made)
+
+    monkeypatch.setattr(compaction._Compaction, "_check_source", check_source)
+    done = lab.compact().result(60)["collections"]
+    assert "block 0" in done["b"]["error"]
+    assert done["a"]["rows"] == done["c"]["rows"] == 300
+
+
 def test_cancelling_leaves_all_as_it_was(lab, monkeypatch):
     docs = fill(lab)
     points = thin(docs)

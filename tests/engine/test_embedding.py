@@ -1,5 +1,6 @@
 """A collection's embedder: vectors made of texts, stamped, and never mixed with another's."""
 
+import shutil
 import threading
 
 import numpy as np
@@ -456,3 +457,60 @@ def test_bad_input_is_named_and_changes_nothing(lab, docs):
     with pytest.raises(InvalidArgument, match="2 ids: expected one for each"):
         docs.upsert(["a", "b"], metas=[{"text": "x"}])
     assert len(docs) == 0
+
+
+def test_vectors_kept_of_a_model_of_the_same_name_are_not_taken_for_another_ones(docs):
+    old, new = (ObjectEmbedder(Model(turn=turn), cacheable=True) for turn in (1, -1))
+    docs.use_embedder(old, fields=["text"])
+    docs.upsert(IDS, metas=METAS)
+    with pytest.raises(EmbedderMismatch):
+        docs.use_embedder(new, fields=["text"])
+    docs.use_embedder(new, fields=["text"], replace=True).result(20)
+    stored = np.stack([point.vector for point in docs.get_many(IDS)])
+    np.testing.assert_allclose(stored, expected(TEXTS, -1), rtol=1e-6)
+
+
+def test_a_fit_that_fails_behind_its_commit_keeps_what_it_committed(path, monkeypatch):
+    with luma.open(path) as lab:
+        docs = lab.create_collection("docs", DIM)
+        docs.use_embedder("lsa", fields=["text"])
+        docs.upsert(IDS, metas=METAS)
+
+        def fail(*args):
+            raise OSError("disk I/O error")
+
+        monkeypatch.setattr(refitting, "_settle", fail)
+        with pytest.raises(OSError, match="disk"):
+            docs.fit_embedder().result(20)
+        monkeypatch.undo()
+        assert len(docs.search("cats and dogs", 3)) == 3
+    with luma.open(path) as lab:
+        assert len(lab.collection("docs").search("cats and dogs", 3)) == 3
+
+
+def test_an_embedder_swept_away_before_its_commit_is_not_committed(path, monkeypatch):
+    with luma.open(path) as lab:
+        docs = lab.create_collection("docs", DIM)
+        docs.use_embedder("lsa", fields=["text"])
+        docs.upsert(IDS, metas=METAS)
+        original = refitting._switch
+
+        def sweep_first(parts, uid, *rest):
+            for left in parts.matrices.directory(uid).glob("embedder-*"):
+                shutil.rmtree(left)
+            return original(parts, uid, *rest)
+
+        monkeypatch.setattr(refitting, "_switch", sweep_first)
+        with pytest.raises(Conflict, match="removed by another process"):
+            docs.fit_embedder().result(20)
+        monkeypatch.undo()
+        docs.fit_embedder().result(20)
+        assert len(docs.search("cats and dogs", 3)) == 3
+
+
+def test_the_embedder_of_a_dropped_collection_is_let_go(lab, learned):
+    uid = lab._parts.follower.row("docs").uid
+    assert uid in lab._parts.embedders
+    lab.drop_collection("docs")
+    refitting.follow_texts(lab._parts)
+    assert uid not in lab._parts.embedders

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from luma_lab.engine import builds, choosing, kinds
 from luma_lab.engine.lab import Lab
-from luma_lab.errors import InvalidArgument
+from luma_lab.errors import InvalidArgument, UnknownName
 from luma_lab.index import DiskIndex, IVFIndex, VamanaIndex
 from luma_lab.index.quantizer import Q8Quantizer
 
@@ -383,6 +383,35 @@ def test_one_that_failed_is_not_tried_again_at_once(lab, monkeypatch):
     assert builds.follow_rows(lab._parts) == []
     assert [e.data["error"] for e in lab.events.read(types="index_failed")] == ["too large"]
     assert len(docs.search(vectors(1)[0], k=5)) == 5
+
+
+def test_a_lost_index_is_built_anew_although_that_fails_once(path, monkeypatch):
+    with Lab(path) as lab:
+        fill(lab).build_index("vamana", **SMALL["vamana"]).result(60)
+    [file] = path.glob("collections/*/index/vamana-*/codes*.npy")
+    file.write_bytes(file.read_bytes()[:100])
+    monkeypatch.setattr(builds, "RETRY_SECS", 0.1)
+    original, tries = VamanaIndex.build, []
+
+    def build(index, *args, **options):
+        tries.append(index)
+        if len(tries) == 1:
+            raise OSError(28, "No space left on device")
+        return original(index, *args, **options)
+
+    monkeypatch.setattr(VamanaIndex, "build", build)
+    with Lab(path) as lab:
+        docs = lab.collection("docs")
+        assert len(docs.search(vectors(1)[0], k=5)) == 5
+        until(lambda: docs.index_status()["available"])
+        assert len(tries) == 2
+
+
+def test_parameters_for_a_kind_that_is_none_are_refused(lab):
+    docs = fill(lab)
+    for kind in ("nope", 3, True, [], {}):
+        with pytest.raises((UnknownName, InvalidArgument)):
+            docs.tune_index(kind=kind, seed=1)
 
 
 # receipts

@@ -147,6 +147,15 @@ def test_other_points_of_the_collection_are_passed_over(shelf):
     assert ids(shelf, top_k=50) == [1, 2, 3, 4, 5, 6]
 
 
+def test_odd_metadata_of_points_written_otherwise_keeps_no_passage_from_being_found(shelf):
+    odd = {"group_id": [7], "processed_at": "soon", "category": {"x": 1}, "filename": []}
+    for id, metadata in (("7", odd), ("8", {"group_id": 7, "processed_at": "soon"})):
+        shelf.collection("documents").upsert(id, [1, 0], {"content": "t", "metadata": metadata})
+    assert set(ids(shelf, version="latest")) == {2, 4, 5, 6, 7}
+    for name in ("group_id", "filename", "category"):
+        assert 7 in ids(shelf, group_by=name)
+
+
 def test_writers_that_come_first_together_make_one_collection(lab):
     start, faults = threading.Barrier(8), []
 

@@ -281,3 +281,36 @@ def test_a_snippet_is_the_passage_it_says(text, size):
     assert html.unescape(bare).strip("…") == text[snippet.start : snippet.stop]
     for start, stop in snippet.spans:
         assert text[start:stop] in ("a", "ñ")
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        (" ".join(f"w{i}~" for i in range(65)), "65 words with"),
+        ("a* " * 20_000, "20000 words with"),
+        ("+cat " * 5000, "5000 parts"),
+    ],
+)
+def test_a_query_that_asks_for_too_much_is_refused(query, says):
+    index = TextIndex("none").build(["a cat", "a dog"])
+    with pytest.raises(InvalidArgument, match=says):
+        index.search(query)
+
+
+def test_a_search_can_be_given_up_between_two_of_its_steps():
+    index = TextIndex("none").build([f"word{i} word{i + 1}" for i in range(50)])
+    left = [5]
+
+    def check():
+        left[0] -= 1
+        if left[0] < 0:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        index.search("word1* +word2 word3~ word4~ word5~ word6~", check=check)
+    assert index.search("word7").rows.tolist() == [6, 7]
+
+
+def test_a_weight_that_would_make_scores_infinite_is_refused():
+    with pytest.raises(InvalidArgument, match="weight of field 't'"):
+        TextIndex(fields={"t": 1e308})

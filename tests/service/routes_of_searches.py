@@ -188,6 +188,8 @@ INDEXES = (
                 json={"kind": "vamana", "params": {"max_degre": 5}}),
             bad("a parameter out of range", 400, says="max_degree",
                 json={"kind": "vamana", "params": {"max_degree": -1}}),
+            *(bad(f"the parameter {name}", 400, says=name,
+                  json={"kind": "vamana", "params": {name: 1}}) for name in ("self", "kind")),
             *(good(f"the kind {kind}", None, json={"kind": kind, "wait": True, "params": params})
               for kind, params in (("ivf", {"nlist": 2}), ("diskann", {"beam_width": 2}))),
             bad("a parameter of another kind", 400, says="does not fit",
@@ -205,6 +207,9 @@ INDEXES = (
                 json={"params": {"search_list_size": 0}}),
             bad("a parameter of the wrong type", 400, says="search_list_size",
                 json={"params": {"search_list_size": "x"}}),
+            bad("the parameter self", 400, says="self", json={"params": {"self": 1}}),
+            bad("a kind that is none", 400, says="nope", json={"params": {"kind": "nope"}}),
+            bad("a kind that is no word", 400, says="index kind", json={"params": {"kind": [3]}}),
         ),
     ),
     Route(
