@@ -1,6 +1,8 @@
 """Jobs: long work in threads of this process, watched through the log and through `Job`."""
 
+import ctypes
 import logging
+import sys
 import threading
 import time
 import traceback
@@ -185,6 +187,7 @@ class Jobs:
         self._tell(job, "job_finished")
         job._done.set()
         watcher.join()
+        _give_back_memory()
 
     def _watch(self, job):
         told, next_at = 0.0, time.monotonic() + PROGRESS_EVENT_SECS
@@ -206,3 +209,11 @@ class Jobs:
 
 def _append_job_event(unit, type, collection, data):
     return unit.append(type, collection=collection, data=data)
+
+
+def _give_back_memory():
+    """Hand memory that a job freed back to the system; the C library of Linux keeps it else."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
