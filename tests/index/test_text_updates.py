@@ -224,7 +224,8 @@ def test_settling_merges_while_others_add_and_search():
     pinned = index.pinned()
     before = pinned.search("uno w5", 50)
     index.delete(before.rows[:3])
-    assert index.settle(whole=True) and index.segments == 1
+    index.settle(whole=True)  # unless the thread had left one segment already
+    assert index.segments == 1
     for one, other in zip(pinned.search("uno w5", 50), before, strict=True):
         assert one.tolist() == other.tolist()
     with pytest.raises(InvalidArgument, match="pinned"):
