@@ -13,7 +13,7 @@ from luma_lab.kernels.aio import Queue, request_read, submit_reads, wait_for_rea
 from luma_lab.kernels.codescan import code_distance, write_heap
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.graph import COMPARISONS, HOPS, PASS, READS, insert_key, next_epoch
-from luma_lab.kernels.prefetch import AHEAD, prefetch_row
+from luma_lab.kernels.prefetch import prefetch_row
 from luma_lab.kernels.record import Layout, edges_of, is_sound, record_distance
 from luma_lab.kernels.topk import EXPANDED, key_row, pack_key, push_least
 
@@ -111,12 +111,9 @@ def take_edges(data, at, layout, codes, probe, keys, size, fresh, seen, stamp):
             seen[other] = stamp
             fresh[count] = other
             count += 1
-            if count <= AHEAD:
-                prefetch_row(base + np.int64(other) * row_bytes, row_bytes)
+            prefetch_row(base + np.int64(other) * row_bytes, row_bytes)
     for j in range(count):
         other = np.int64(fresh[j])
-        if j + AHEAD < count:
-            prefetch_row(base + np.int64(fresh[j + AHEAD]) * row_bytes, row_bytes)
         distance = code_distance(
             codes.kind, probe, base + other * row_bytes, codes.code_bytes, row_bytes
         )

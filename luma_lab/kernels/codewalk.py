@@ -32,7 +32,7 @@ from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES, prepare_query
 from luma_lab.kernels.space import distance_to, prefetch_node
 from luma_lab.kernels.topk import key_distance, key_row, pack_key, push_least, sort_heap
 
-RERANK_AHEAD = 4  # rows of exact vectors asked for before they are needed
+RERANK_AHEAD = 10  # rows of exact vectors asked for before they are needed
 CERTAINTY = np.float32(3.0)  # standard deviations a code's distance is believed to be wrong by
 
 # A scan that left in doubt what is nearest keeps so many times more rows, up to one in so many.

@@ -14,7 +14,7 @@ import numpy as np
 
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.distance import COSINE, ONE, ZERO
-from luma_lab.kernels.prefetch import AHEAD, prefetch_span
+from luma_lab.kernels.prefetch import prefetch_span
 from luma_lab.kernels.space import distance_to, prefetch_node, probe_at
 from luma_lab.kernels.topk import EXPANDED, key_distance, key_row, pack_key
 
@@ -57,6 +57,33 @@ def insert_key(keys, size, key):
     return low
 
 
+@kernel(inline=True)
+def prefetch_edges(neighbors, node):
+    """Ask the processor for the edges of a node."""
+    size = neighbors.shape[1] * 4
+    prefetch_span(neighbors.ctypes.data + node * size, size)
+
+
+@kernel(inline=True)
+def visit(space, neighbors, node, seen, stamp, fresh):
+    """Put the neighbours of a node that this walk has not seen into `fresh`; return how many.
+
+    They are seen from now on, and the processor is asked for their rows.
+    """
+    count = 0
+    for j in range(neighbors.shape[1]):
+        other = neighbors[node, j]
+        if other == NO_NODE:
+            break
+        # About half are new, as no branch predictor can guess.
+        fresh[count] = other
+        count += 1 if seen[other] != stamp else 0
+        seen[other] = stamp
+    for j in range(count):
+        prefetch_node(space, np.int64(fresh[j]))
+    return count
+
+
 @kernel
 def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expanded):
     """Walk from `entry` to the nodes nearest to the probe; leave the best in `keys`.
@@ -82,8 +109,6 @@ def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expa
     comparisons : int
         Distances computed.
     """
-    edge_bytes = neighbors.shape[1] * 4
-    edge_base = neighbors.ctypes.data
     stamp = next_epoch(seen, epoch)
     keys[0] = pack_key(distance_to(space, probe, entry), entry)
     seen[entry] = stamp
@@ -101,26 +126,14 @@ def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expa
             expanded[hops] = key
         hops += 1
         node = key_row(key)
-        count = 0
-        for j in range(neighbors.shape[1]):
-            other = neighbors[node, j]
-            if other == NO_NODE:
-                break
-            if seen[other] != stamp:
-                seen[other] = stamp
-                fresh[count] = other
-                count += 1
-                if count <= AHEAD:
-                    prefetch_node(space, np.int64(other))
+        count = visit(space, neighbors, node, seen, stamp, fresh)
         if cursor + 1 < size:
             # Likely the next to be expanded.
-            prefetch_span(edge_base + key_row(keys[cursor + 1]) * edge_bytes, edge_bytes)
+            prefetch_edges(neighbors, key_row(keys[cursor + 1]))
         comparisons += count
         resume = cursor + 1
         for j in range(count):
             other = np.int64(fresh[j])
-            if j + AHEAD < count:
-                prefetch_node(space, np.int64(fresh[j + AHEAD]))
             key = pack_key(distance_to(space, probe, other), other)
             if size < keys.shape[0]:
                 place = insert_key(keys, size, key)
@@ -129,8 +142,10 @@ def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expa
                 place = insert_key(keys, size, key)
             else:
                 continue
-            # A nearer node landed before the cursor: step back to it.
-            resume = min(resume, place)
+            if place <= resume:
+                # A nearer node landed before the cursor: step back to it.
+                resume = place
+                prefetch_edges(neighbors, other)
         cursor = resume
     return size, hops, comparisons
 
@@ -168,8 +183,6 @@ def filtered_search(
         Entries of `keys` that are valid, all expanded, ascending; 0 if it was given up.
     hops, comparisons : int
     """
-    edge_bytes = neighbors.shape[1] * 4
-    edge_base = neighbors.ctypes.data
     stamp = next_epoch(seen, epoch)
     keys[0] = pack_key(distance_to(space, probe, entry), entry)
     seen[entry] = stamp
@@ -186,25 +199,13 @@ def filtered_search(
         keys[cursor] = key | EXPANDED
         hops += 1
         node = key_row(key)
-        count = 0
-        for j in range(neighbors.shape[1]):
-            other = neighbors[node, j]
-            if other == NO_NODE:
-                break
-            if seen[other] != stamp:
-                seen[other] = stamp
-                fresh[count] = other
-                count += 1
-                if count <= AHEAD:
-                    prefetch_node(space, np.int64(other))
+        count = visit(space, neighbors, node, seen, stamp, fresh)
         if cursor + 1 < size:
-            prefetch_span(edge_base + key_row(keys[cursor + 1]) * edge_bytes, edge_bytes)
+            prefetch_edges(neighbors, key_row(keys[cursor + 1]))
         comparisons += count
         resume = cursor + 1
         for j in range(count):
             other = np.int64(fresh[j])
-            if j + AHEAD < count:
-                prefetch_node(space, np.int64(fresh[j + AHEAD]))
             key = pack_key(distance_to(space, probe, other), other)
             if passed == wanted or size == keys.shape[0]:
                 if key >= keys[size - 1]:
@@ -213,8 +214,11 @@ def filtered_search(
                     size -= 1
                     if passes(mask, key_row(keys[size])):
                         passed -= 1
-            resume = min(resume, insert_key(keys, size, key))
+            place = insert_key(keys, size, key)
             size += 1
+            if place <= resume:
+                resume = place
+                prefetch_edges(neighbors, other)
             if passes(mask, other):
                 passed += 1
             # Nothing behind the last wanted row can matter.

@@ -17,7 +17,7 @@ from numba.extending import overload
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.distance import L2, row_distance, squared_l2
 from luma_lab.kernels.int8 import load_float32, load_int32
-from luma_lab.kernels.prefetch import prefetch_row, prefetch_span
+from luma_lab.kernels.prefetch import prefetch_row
 from luma_lab.kernels.quantize import MIDDLE, QUERY_CONSTANTS, ROW_CONSTANT_BYTES, q8_distance
 
 INLINED = {"forceinline": True, "nogil": True, "error_model": "numpy"}
@@ -147,7 +147,7 @@ def _prefetch_node(space, node):
 
         def fetch(space, node):
             size = space.vectors.shape[1] * 4
-            prefetch_span(space.vectors.ctypes.data + node * size, size)
+            prefetch_row(space.vectors.ctypes.data + node * size, size)
 
     else:
 

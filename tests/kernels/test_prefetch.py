@@ -32,10 +32,10 @@ def test_an_aligned_span_has_all_its_lines_asked_for_once():
 
 @pytest.mark.skipif(config.DISABLE_JIT, reason="plain Python has no instructions")
 @pytest.mark.skipif(
-    not llvm.get_process_triple().startswith("x86_64"), reason="prefetcht0 is of x86-64"
+    not llvm.get_process_triple().startswith("x86_64"), reason="prefetcht1 is of x86-64"
 )
 def test_a_prefetch_is_one_instruction_and_never_faults():
     ask = numba.njit(lambda address, size: prefetch.prefetch_row(address, size))
     ask(0, 64)
     ask(-100, 300)
-    assert "prefetcht0" in "".join(ask.inspect_asm().values())
+    assert "prefetcht1" in "".join(ask.inspect_asm().values())
