@@ -1,6 +1,7 @@
 """Plain values that cross room borders: frozen, small, no behaviour beyond showing themselves."""
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,16 +37,53 @@ class SearchStats(NamedTuple):
     reads: np.ndarray
 
 
-class CodedStats(NamedTuple):
+class CodedStats(Sequence):
     """Work done per query of an index that searches codes, each an int64 array (n_queries,).
 
-    `rerank_nanoseconds` is what the exact second look took.
+    `rerank_nanoseconds` is what the exact second look took. Also the sequence of all four.
+
+    Parameters
+    ----------
+    counts : int64 array of shape (n_queries, 3) or wider
+        Hops, comparisons and nanoseconds.
     """
 
-    hops: np.ndarray
-    comparisons: np.ndarray
-    reads: np.ndarray
-    rerank_nanoseconds: np.ndarray
+    __slots__ = ("_counts",)
+
+    def __init__(self, counts):
+        self._counts = counts  # most searches never ask for them
+
+    @property
+    def hops(self):
+        """Nodes expanded, or cells looked into."""
+        return self._counts[:, 0]
+
+    @property
+    def comparisons(self):
+        """Distances computed by codes."""
+        return self._counts[:, 1]
+
+    @property
+    def reads(self):
+        """Reads from disk: none."""
+        return np.zeros(len(self._counts), np.int64)
+
+    @property
+    def rerank_nanoseconds(self):
+        """What the exact second look took."""
+        return self._counts[:, 2]
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, place):
+        return (self.hops, self.comparisons, self.reads, self.rerank_nanoseconds)[place]
+
+    def __repr__(self):
+        return (
+            f"CodedStats(hops={self.hops}, comparisons={self.comparisons}, reads={self.reads}, "
+            f"rerank_nanoseconds={self.rerank_nanoseconds})"
+        )
 
 
 class DiskStats(NamedTuple):

@@ -15,9 +15,7 @@ import numpy as np
 from luma_lab import codec
 from luma_lab.engine.lab import Lab
 from luma_lab.index.graph import LEAST_FITTING, NO_MASK
-from luma_lab.index.nodes import NO_RECORD
-from luma_lab.index.rows import METRIC_CODES, read_only
-from luma_lab.kernels.codewalk import search_codes
+from luma_lab.index.rows import read_only
 
 SIZES = ((5000, 64), (60_000, 384))
 REAL_DIM = 24  # of the made vectors: like embeddings, they lie near a flatter space
@@ -123,9 +121,7 @@ def _kernel_call(index, k):
     """Return what walks for one query and nothing else, with all arguments at hand."""
     graph = index._graph
     nodes, scratch = graph.nodes, graph.scratches.take()
-    keys = np.empty(LIST_SIZE, np.int64)
     answer = np.empty((1, k), np.int64), np.empty((1, k), np.float32), np.zeros((1, 4), np.int64)
-    metric = METRIC_CODES[nodes.metric]
     prepared = {}
 
     def walk(query):
@@ -134,10 +130,9 @@ def _kernel_call(index, k):
         if ready is None:
             ready = prepared[place] = read_only(query[None])
         began = time.perf_counter()
-        search_codes(
-            nodes._space, nodes.quantizer.mean_, ready, nodes.vectors, graph.neighbors,
-            graph.entry, metric, NO_MASK, 0, LEAST_FITTING, k, keys, scratch.fresh, scratch.seen,
-            scratch.epoch, NO_RECORD, scratch.point, scratch.prepared, *answer,
+        nodes.walk(
+            ready, graph.neighbors, graph.entry, NO_MASK, 0, LEAST_FITTING, LIST_SIZE, scratch,
+            answer,
         )  # fmt: skip
         return time.perf_counter() - began
 

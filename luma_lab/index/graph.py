@@ -10,6 +10,7 @@ from luma_lab.index.chosen import ChosenRows
 from luma_lab.index.rows import read_only
 from luma_lab.index.scratch import ScratchPool
 from luma_lab.kernels.graph import COMPARISONS, PASS, PATIENCE
+from luma_lab.types import CodedStats
 
 # A walk computes about this many distances per place of its list, at the default degree.
 COMPARISONS_PER_PLACE = 24
@@ -45,6 +46,27 @@ class Graph(NamedTuple):
     live_count: int
     linked_dead: int
     scratches: ScratchPool
+
+    @property
+    def just_walks(self):
+        """Whether a search without a filter is a walk by codes and nothing else."""
+        return self.linked_dead == 0 <= self.entry and self.nodes.quantizer is not None
+
+    def walk_one(self, query, k, list_size):
+        """Return rows, distances and stats of one query of `protocol.one_query`.
+
+        None if it is not finite or too long. Only where the graph :attr:`just_walks`.
+        """
+        rows = np.empty((1, k), np.int64)
+        distances = np.empty((1, k), np.float32)
+        counts = np.zeros((1, 4), np.int64)
+        scratch = self.scratches.take()
+        bad = self.nodes.walk(
+            query, self.neighbors, self.entry, NO_MASK, 0, LEAST_FITTING,
+            min(list_size, len(self.live)), scratch, (rows, distances, counts),
+        )  # fmt: skip
+        self.scratches.give(scratch)
+        return None if bad == 0 else (rows, distances, CodedStats(counts))
 
     def search(self, queries, k, list_size, threads, mask, rows=None):
         """Answer prepared queries; return rows, distances and counts (n_queries, 4).

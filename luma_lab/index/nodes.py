@@ -18,7 +18,8 @@ from luma_lab.index.rows import (
     read_only,
 )
 from luma_lab.index.scratch import ScratchPool
-from luma_lab.kernels.codewalk import ROUNDING, scan_among, search_codes
+from luma_lab.kernels.addresses import addresses_of
+from luma_lab.kernels.codewalk import ROUNDING, scan_among, search_addresses
 from luma_lab.kernels.distance import DOT, L2
 from luma_lab.kernels.graph import search_batch
 from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES
@@ -99,12 +100,16 @@ class FloatNodes:
         return query_rows(queries, self.metric, self.vectors.shape[1])
 
     def walk(self, queries, neighbors, entry, mask, wanted, least, list_size, scratch, answer):
-        """Answer prepared queries; `answer` is rows, distances and counts, see `search_batch`."""
+        """Answer prepared queries; `answer` is rows, distances and counts, see `search_batch`.
+
+        Returns -1, as one of `CodedNodes` does that meets only good queries.
+        """
         search_batch(
             self._walk_space, queries, neighbors, entry, METRIC_CODES[self.metric], mask, wanted,
             least, np.empty(list_size, np.int64), scratch.fresh, scratch.seen, scratch.epoch,
             NO_RECORD, *answer,
         )  # fmt: skip
+        return -1
 
     def scan(self, queries, k, chosen, threads):
         """Return exact (rows, distances) of prepared queries among the rows `chosen`."""
@@ -132,7 +137,14 @@ class CodedNodes:
         self.metric = quantizer.metric
         self._rooms = rooms or (Growing(self.vectors), Growing(self.codes))
         self._space = Q8Space(self.codes, quantizer.code_bytes, quantizer.dim)
+        self._addresses = addresses_of(
+            self.codes, *self.codes.shape, quantizer.code_bytes, quantizer.mean_, quantizer.dim,
+            self.vectors, METRIC_CODES[self.metric],
+        )  # fmt: skip
         self._is_fine = None
+
+    def __reduce__(self):
+        return _coded_nodes, (self.vectors, self.codes, self.quantizer, self._is_fine)
 
     @classmethod
     def make(cls, vectors, metric, threads, given):
@@ -229,12 +241,13 @@ class CodedNodes:
         return read_only(queries)
 
     def walk(self, queries, neighbors, entry, mask, wanted, least, list_size, scratch, answer):
-        """Answer prepared queries; `answer` is rows, distances and counts, see `search_codes`."""
-        search_codes(
-            self._space, self.quantizer.mean_, queries, self.vectors, neighbors, entry,
-            METRIC_CODES[self.metric], mask, wanted, least, answer[0].shape[1],
-            np.empty(list_size, np.int64), scratch.fresh, scratch.seen, scratch.epoch, NO_RECORD,
-            scratch.point, scratch.prepared, *answer,
+        """Answer prepared queries; `answer` is rows, distances and counts, see `search_codes`.
+
+        Returns the first query that is not finite or too long, which ended the walk, or -1.
+        """
+        return search_addresses(
+            self._addresses, neighbors, entry, queries, mask, wanted, least, list_size,
+            scratch.addresses, *answer,
         )  # fmt: skip
 
     def scan(self, queries, k, chosen, threads):
@@ -263,6 +276,12 @@ class CodedNodes:
 
 
 NODES = {None: FloatNodes, "q8": CodedNodes}
+
+
+def _coded_nodes(vectors, codes, quantizer, is_fine):
+    nodes = CodedNodes(vectors, codes, quantizer)
+    nodes._is_fine = is_fine
+    return nodes
 
 
 def restore_nodes(quantizer, dim, metric, arrays, check):

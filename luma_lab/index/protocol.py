@@ -17,6 +17,7 @@ from luma_lab.types import LARGEST_SQUARE, METRICS, CodedStats, Neighbors, Searc
 CHECK_ROWS = 4096
 MAX_ROWS = 2**31 - 1
 MAX_DIM = 65536
+FLOAT32 = np.dtype(np.float32)
 
 
 class VectorIndex(Protocol):
@@ -63,6 +64,23 @@ def as_vectors(vectors, dim, what="vectors"):
     if array.ndim != 2:
         raise InvalidArgument(f"{what} have shape {array.shape}: expected (n, {dim})")
     return _checked(array, dim, what)
+
+
+def one_query(queries, dim):
+    """Return a read-only float32 view (1, dim) of a query, or None where it takes more than that.
+
+    Nobody has looked for NaN, infinity or a length beyond `LARGEST_SQUARE` in it.
+    """
+    if (
+        type(queries) is not np.ndarray
+        or queries.dtype is not FLOAT32
+        or queries.shape != (dim,)
+        or not queries.flags.c_contiguous
+    ):
+        return None
+    view = queries.reshape(1, dim)
+    view.flags.writeable = False  # kernels are compiled for one type, which is this
+    return view
 
 
 def as_queries(queries, dim):
@@ -228,8 +246,7 @@ def check_live_rows(rows, live):
 
 def stats_in_memory(counts, quantizer):
     """Return the stats of a search in memory from its counts (n_queries, 4)."""
-    hops, comparisons, spent, _ = counts.T
-    nothing = np.zeros(len(counts), np.int64)
-    if quantizer is None:
-        return SearchStats(hops, comparisons, nothing)
-    return CodedStats(hops, comparisons, nothing, spent)
+    if quantizer is not None:
+        return CodedStats(counts)
+    hops, comparisons, *_ = counts.T
+    return SearchStats(hops, comparisons, np.zeros(len(counts), np.int64))

@@ -5,6 +5,8 @@ from collections import deque
 
 import numpy as np
 
+from luma_lab.kernels.addresses import addresses_of
+
 
 class Scratch:
     """What one walk at a time needs on a graph of `n` nodes: visit stamps and short lists.
@@ -12,9 +14,11 @@ class Scratch:
     prepared : uint8 array of shape (query_bytes,)
         Room for a query or row as codes are measured from; zero.
     point : float32 array of shape (2, dim)
+    addresses : int64 array
+        Where all of these are, for `kernels.codewalk.search_addresses`.
     """
 
-    __slots__ = ("epoch", "fresh", "point", "prepared", "seen")
+    __slots__ = ("addresses", "epoch", "fresh", "point", "prepared", "seen")
 
     def __init__(self, n, degree, query_bytes=0, dim=0):
         self.seen = np.zeros(n, np.uint8)
@@ -22,6 +26,10 @@ class Scratch:
         self.fresh = np.empty(max(1, degree), np.int32)
         self.prepared = np.zeros(query_bytes, np.uint8)
         self.point = np.empty((2, dim), np.float32)
+        self.addresses = addresses_of(
+            self.fresh, len(self.fresh), self.seen, n, self.epoch, self.point, dim, self.prepared,
+            query_bytes,
+        )  # fmt: skip
 
 
 class ScratchPool:

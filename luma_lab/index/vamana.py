@@ -21,6 +21,7 @@ from luma_lab.index.protocol import (
     check_mask,
     check_metric,
     check_threads,
+    one_query,
     stats_in_memory,
 )
 from luma_lab.index.renewing import RenewingGraph
@@ -214,9 +215,16 @@ class VamanaIndex(Changing, RenewingGraph):
         IndexNotBuilt, DimensionMismatch, InvalidArgument
         """
         graph = self._built(self._graph)
-        queries = as_queries(queries, self.dim)
         k = check_k(k)
         list_size = resolve_list_size(search_list_size, k)
+        if mask is None and rows is None and threads == 1 and graph.just_walks:
+            # Nearly every search; each line here is felt.
+            query = one_query(queries, self.dim)
+            if query is not None:
+                answer = graph.walk_one(query, k, list_size)
+                if answer is not None:
+                    return Neighbors(*answer)
+        queries = as_queries(queries, self.dim)
         threads = 1 if threads == 1 else check_threads(threads)
         if mask is not None:
             if rows is not None:

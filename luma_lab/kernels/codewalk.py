@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from luma_lab.kernels.addresses import bytes_there, floats_there, words_there
 from luma_lab.kernels.clock import RERANK_NS, nanoseconds
 from luma_lab.kernels.codescan import write_heap
 from luma_lab.kernels.compile import kernel
@@ -11,6 +12,7 @@ from luma_lab.kernels.distance import (
     COSINE,
     DOT,
     L2,
+    LARGEST_SQUARE,
     ZERO,
     cosine_distance,
     dot,
@@ -29,7 +31,7 @@ from luma_lab.kernels.graph import (
 from luma_lab.kernels.int8 import load_float32
 from luma_lab.kernels.prefetch import AHEAD, prefetch_row
 from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES, prepare_query
-from luma_lab.kernels.space import distance_to, prefetch_node
+from luma_lab.kernels.space import Q8Space, distance_to, prefetch_node
 from luma_lab.kernels.topk import key_distance, key_row, pack_key, push_least, sort_heap
 
 RERANK_AHEAD = 10  # rows of exact vectors asked for before they are needed
@@ -87,7 +89,8 @@ def code_doubt(space, probe, node, distance, metric, query_square):
 def prepare_point(query, mean, metric, code_bytes, point, prepared):
     """Write a query as exact distances take it into point[0], and as codes do into `prepared`.
 
-    Returns its squared length as distances see it, float32.
+    Returns its squared length as distances see it, float32; infinity, and writes nothing, where
+    it has NaN or infinity or is longer than distances allow.
 
     Parameters
     ----------
@@ -96,6 +99,8 @@ def prepare_point(query, mean, metric, code_bytes, point, prepared):
         The second row is scratch.
     """
     square = wide_square(query)
+    if not square <= LARGEST_SQUARE:
+        return np.float32(np.inf)
     scale = 1.0
     if metric == COSINE and square > 0.0:
         scale, square = 1.0 / math.sqrt(square), 1.0
@@ -159,11 +164,18 @@ def search_codes(
         Scratch.
 
     The rest is as in `graph.search_batch`; counts get the nanoseconds of the second look too.
+
+    Returns
+    -------
+    int
+        The first query that is not finite or too long, which ended the search; -1 without one.
     """
     best = np.empty(keys.shape[0], np.int64)
     heap = np.empty(min(rows.shape[1], keys.shape[0]), np.int64)
     for i in range(queries.shape[0]):
         square = prepare_point(queries[i], mean, metric, space.code_bytes, point, prepared)
+        if square == np.inf:
+            return i
         probe = prepared.ctypes.data
         if wanted > 0:
             size, hops, comparisons = filtered_search(
@@ -187,6 +199,55 @@ def search_codes(
         counts[i, HOPS] = hops
         counts[i, COMPARISONS] = comparisons
         counts[i, PASS] = passed
+    return -1
+
+
+@kernel
+def search_addresses(
+    nodes, neighbors, entry, queries, mask, wanted, least, list_size, scratch, rows, distances,
+    counts,
+):  # fmt: skip
+    """Search as `search_codes` does, looking at rows.shape[1] rows again at least.
+
+    Parameters
+    ----------
+    nodes : int64 array
+        `addresses_of` codes (n, row_bytes), n, row_bytes, code_bytes, mean (dim,), dim,
+        vectors (n, dim), metric.
+    list_size : int
+    scratch : int64 array
+        `addresses_of` fresh (degree,), degree, seen (n,), n, epoch (1,), point (2, dim), dim,
+        prepared (query_bytes,), query_bytes.
+
+    Returns
+    -------
+    int
+        The first query that is not finite or too long, which ended the search; -1 without one.
+    """
+    space = Q8Space(bytes_there(nodes[0], (nodes[1], nodes[2])), nodes[3], nodes[5])
+    return search_codes(
+        space,
+        floats_there(nodes[4], (nodes[5],)),
+        queries,
+        floats_there(nodes[6], (nodes[1], nodes[5])),
+        neighbors,
+        entry,
+        nodes[7],
+        mask,
+        wanted,
+        least,
+        rows.shape[1],
+        np.empty(list_size, np.int64),
+        words_there(scratch[0], (scratch[1],)),
+        bytes_there(scratch[2], (scratch[3],)),
+        words_there(scratch[4], (1,)),
+        np.empty(0, np.int64),
+        floats_there(scratch[5], (2, scratch[6])),
+        bytes_there(scratch[7], (scratch[8],)),
+        rows,
+        distances,
+        counts,
+    )
 
 
 @kernel

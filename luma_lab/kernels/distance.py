@@ -16,6 +16,7 @@ DOT = 1
 COSINE = 2
 # Below this, float32 squares lose precision or vanish; the sum is done again in float64.
 TINY_SQUARE = np.float32(1e-30)
+LARGEST_SQUARE = 8e37  # of a vector's length, as `luma_lab.types` has it
 ZERO = np.float32(0.0)
 ONE = np.float32(1.0)
 

@@ -24,6 +24,7 @@ from luma_lab.kernels import (
     scan,
     tokens,
 )
+from luma_lab.kernels.addresses import addresses_of
 from luma_lab.kernels.aio import EVENT_WORDS, REQUEST_WORDS, Queue
 from luma_lab.kernels.distance import ONE
 from luma_lab.kernels.int8 import BLOCK_BYTES
@@ -63,10 +64,13 @@ def warm_up():
         space, queries, neighbors, 0, distance.L2, no_mask, 0, ONE, *scratch, no_record, *answer
     )
     space, neighbors, prepared, *scratch = coded_walk
-    codewalk.search_codes(
-        space, mean, queries, vectors, neighbors, 0, distance.L2, no_mask, 0, ONE, 1, *scratch,
-        no_record, np.empty((2, WARM_STRIDE), np.float32), prepared, *answer,
-    )  # fmt: skip
+    keys, fresh, seen, epoch = scratch
+    point = np.empty((2, WARM_STRIDE), np.float32)
+    at = addresses_of(codes, *codes.shape, BLOCK_BYTES, mean, WARM_STRIDE, vectors, distance.L2)
+    own = addresses_of(
+        fresh, len(fresh), seen, len(seen), epoch, point, WARM_STRIDE, prepared, len(prepared)
+    )
+    codewalk.search_addresses(at, neighbors, 0, queries, no_mask, 0, ONE, len(keys), own, *answer)
     codewalk.scan_among(
         space, mean, queries, vectors, no_rows, distance.L2, 1, np.empty(2, np.int64),
         np.empty((2, WARM_STRIDE), np.float32), prepared, *answer[:2],
