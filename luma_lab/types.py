@@ -105,7 +105,8 @@ class Point:
     meta: Any = None
 
 
-class Hit(msgspec.Struct, frozen=True):
+# Hits refer to nothing that refers to them: the collector of cycles need not go through them.
+class Hit(msgspec.Struct, frozen=True, gc=False):
     """One search answer; higher `score` is better in every metric."""
 
     id: str

@@ -125,6 +125,18 @@ class Collection(EmbeddingVerbs, TextVerbs):
         NotSupported, EmbedderUnavailable, EmbedderFailed
             Of a text.
         """
+        if (
+            filter is None
+            and group_by is None
+            and min_offset is None
+            and min_score is None
+            and nprobe is None
+            and rerank is None
+            and not (exact or explain or include_vector)
+        ):
+            hits = searching.quick(self._parts, self.name, vector, k, search_list_size)
+            if hits is not None:
+                return hits
         if type(vector) is not str and searching.dimensions(vector) == 2:
             raise InvalidArgument("search takes one vector of shape (dim,): use search_many")
         return self._searched(

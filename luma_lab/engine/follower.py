@@ -1,8 +1,8 @@
 """The follower: reads the log in order, whichever process wrote it, and moves the views.
 
 Every read calls :meth:`Follower.catch_up` first; when nothing was committed since, that is one
-``PRAGMA data_version``. A thread does the same every 10 ms, so that subscribers hear of other
-processes' commits.
+look at a mapped number, see `luma_lab.store.commits`. A thread does the same every 10 ms, so that
+subscribers hear of other processes' commits, and asks SQLite itself.
 """
 
 import logging
@@ -73,30 +73,41 @@ class Follower:
         self.points = PointCaches()
         self._catalog = {}
         self._version = None
+        self._mark = database.mark
+        self._seen = None  # where the mark stood when the views were last brought up to it
         self._stopped = False
         self.head = event_log.Head(0, 1, 1, 0, 0)
         self._reload()
         self._thread = threading.Thread(target=self._loop, name="luma-follower", daemon=True)
         self._thread.start()
 
-    def catch_up(self):
-        """Absorb everything committed so far, in any process; return the log's `Head`."""
+    def catch_up(self, *, thorough=False):
+        """Absorb everything acknowledged so far, in any process; return the log's `Head`.
+
+        Parameters
+        ----------
+        thorough : bool
+            Everything committed, also by a process that died before it could say so.
+        """
         self._database.check()  # before the lock: after a fork nobody would ever release it
         with self._lock:
-            self._look()
+            self._look(thorough)
             return self.head
 
-    def _look(self):
+    def _look(self, thorough=False):
         """Do what :meth:`catch_up` does; under the lock."""
+        mark = self._mark.look()
+        if mark == self._seen and not thorough:
+            return
         try:
             version = self._connection.execute("PRAGMA data_version").get
             if version != self._version:
                 self._absorb()
                 self._version = version
+            self._seen = mark
         except apsw.Error as error:
             raise as_luma_error(error, self._database.file) from error
 
-    @luma_errors
     def snapshot(self, name):
         """Return the `Snapshot` of a collection, caught up.
 
@@ -105,6 +116,16 @@ class Follower:
         CollectionNotFound, CorruptStore
         """
         self._database.check()
+        # In this order, so that what is found is at least as new as the mark: no lock is needed.
+        if self._mark.look() == self._seen:
+            view = self._views.get(name)
+            taken = None if view is None else view.taken
+            if taken is not None:
+                return taken
+        return self._snapshot(name)
+
+    @luma_errors
+    def _snapshot(self, name):
         for attempt in range(RETRIES):
             with self._lock:
                 self._look()
@@ -211,7 +232,7 @@ class Follower:
             self._wake.wait(POLL_SECS)
             self._wake.clear()
             try:
-                head = self.catch_up().offset
+                head = self.catch_up(thorough=True).offset
             except StoreClosed:
                 break
             except Exception:

@@ -12,7 +12,7 @@ from operator import lt
 
 import numpy as np
 
-from luma_lab import codec
+from luma_lab.codec import decode
 from luma_lab.engine import filters, kinds, meta_indexes, planner, points
 from luma_lab.engine.grouping import Grouping, above, check_k, check_min_score
 from luma_lab.engine.point_cache import NO_LIMIT
@@ -24,7 +24,47 @@ from luma_lab.store.nearest import NULL
 from luma_lab.types import LARGEST_SQUARE, Hit, Hits
 
 RETRIES = 8
+FLOAT32 = np.dtype(np.float32)
 WIDEN = 4
+
+
+def quick(parts, name, vector, k, search_list_size=None, made=None):
+    """Return the `Hits` of a search without other options, or None: :func:`search` must look.
+
+    For what nearly every search is: one good vector, and nothing to be done but to walk a graph.
+
+    Parameters
+    ----------
+    made : callable, optional
+        As in :func:`search`.
+    """
+    if type(k) is not int or type(vector) is not np.ndarray:
+        return None
+    deadline.check()
+    snapshot = parts.follower.snapshot(name)
+    index, row = snapshot.index, snapshot.row
+    if (
+        index is None
+        or index.kind != "vamana"
+        or snapshot.dead_indexed
+        or snapshot.indexed_rows != len(snapshot.vectors)
+        or not 0 < k <= snapshot.live_count
+        or vector.shape != (row.dim,)
+        or vector.dtype is not FLOAT32
+    ):
+        return None
+    asked = planner.NOTHING
+    if search_list_size is not None:
+        kinds.check_list_size(search_list_size, k)
+        asked = {"search_list_size": search_list_size}
+    try:
+        found = index.search(vector, k, **kinds.KINDS["vamana"].options(row, asked, k))
+    except LumaError:
+        return None  # for search to say in its own words
+    rows, distances = found.rows[0].tolist(), found.distances[0].tolist()
+    hits = _fetch(made, False, parts.database.reader, NO_LIMIT, snapshot, rows, distances)
+    # A point that died between the walk and the fetch leaves a hole: look again.
+    return hits if len(hits) == k else None
 
 
 def search(
@@ -161,7 +201,7 @@ def _unfiltered(parts, name, snapshot, queries, k, options, fetch, groups):
         fetch_started = time.perf_counter()
         answers = [
             fetch(parts.database.reader, NO_LIMIT, snapshot, rows, distances)
-            for rows, distances in zip(found.rows, found.distances, strict=True)
+            for rows, distances in zip(found.rows.tolist(), found.distances.tolist(), strict=True)
         ]
         # A point that died between the walk and the fetch leaves a hole, a compaction leaves
         # nothing but holes: look again.
@@ -201,7 +241,7 @@ def _filtered(parts, name, tree, queries, k, options, fetch, groups):
                 fetch_started = time.perf_counter()
                 answers = [
                     fetch(lambda: connection, head, snapshot, r, d)
-                    for r, d in zip(found.rows, found.distances, strict=True)
+                    for r, d in zip(found.rows.tolist(), found.distances.tolist(), strict=True)
                 ]
                 if groups is None:
                     for hits in answers:
@@ -227,12 +267,11 @@ def _wanted(k, attempt, groups, most):
 
 def _fetch(made, include_vector, connection, newest, snapshot, rows, distances):
     best = 1.0 if snapshot.row.metric == "cosine" else 0.0
-    rows, distances = rows.tolist(), distances.tolist()
     if rows and rows[-1] < 0:
         rows = [row for row in rows if row >= 0]
-    points = _points(snapshot, connection, newest, rows)
+    points, is_whole = _points(snapshot, connection, newest, rows)
     # Ascending without ties and all alive, as nearly always: nothing to sort.
-    if include_vector or None in points or not all(map(lt, distances, distances[1 : len(rows)])):
+    if include_vector or not is_whole or not all(map(lt, distances, distances[1 : len(rows)])):
         found = [
             (distance, point[0], point, row)
             for point, distance, row in zip(points, distances, rows, strict=False)
@@ -245,30 +284,34 @@ def _fetch(made, include_vector, connection, newest, snapshot, rows, distances):
         return made(points, [best - far for far in distances[: len(points)]])
     scored = zip(points, distances, strict=False)
     if not include_vector:
-        return Hits([Hit(id, best - far, _decoded(meta)) for (id, meta, _), far in scored])
+        return Hits(
+            [
+                Hit(id, best - far, None if meta is NULL else decode(meta))
+                for (id, meta, _), far in scored
+            ]
+        )
     vectors = snapshot.vectors
     return Hits(
-        Hit(id, best - far, _decoded(meta), vectors[row].copy())
+        Hit(id, best - far, None if meta is NULL else decode(meta), vectors[row].copy())
         for ((id, meta, _), far), row in zip(scored, rows, strict=True)
     )
 
 
 def _points(snapshot, connection, newest, rows):
-    """Return (id, meta as JSON text, revision) of each row, None where it has died since."""
+    """Return (id, meta as JSON text, revision) of each row, and whether none has died since.
+
+    The dead are None.
+    """
     if newest is NO_LIMIT:
         known = snapshot.points.young
         try:
-            return [known[row] for row in rows]
+            return [known[row] for row in rows], True
         except KeyError:
             pass
     found = snapshot.points.find(
         connection, snapshot.row.uid, snapshot.row.generation, rows, newest
     )
-    return [found.get(row) for row in rows]
-
-
-def _decoded(meta):
-    return None if meta is NULL else codec.decode(meta)
+    return [found.get(row) for row in rows], len(found) == len(rows)
 
 
 def receipt_of(snapshot, found, i, k, asked):

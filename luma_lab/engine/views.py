@@ -176,12 +176,20 @@ class View:
         self.indexed_rows = rows if index is not None else 0
         self.dead_indexed = self.indexed_rows - int(self._live[: self.indexed_rows].sum())
 
+    @property
+    def taken(self):
+        """The last snapshot while it is the present state and sound, or None."""
+        taken = self._taken
+        if taken is None or taken.offset != self.applied or taken.row is not self.row:
+            return None
+        return taken if self.matrix.damage is None else None
+
     def snapshot(self):
         """Return the present state; raise `CorruptStore` when the rows are known damaged."""
         if self.matrix.damage is not None:
             raise CorruptStore(self.matrix.damage)
-        taken = self._taken
-        if taken is not None and taken.offset == self.applied and taken.row is self.row:
+        taken = self.taken
+        if taken is not None:
             return taken
         self._held = True
         dead = self.rows - self.live_count

@@ -107,14 +107,15 @@ class Unit:
         self.connection.execute("RELEASE operation")
         return result
 
-    def commit(self, durable):
+    def commit(self, database):
         """Sync the matrix files, store the head, commit."""
-        if durable:
+        if database.durable:
             for matrix in self._touched:
                 matrix.sync()
         if self.head != self._stored:
             event_log.write_head(self.connection, self.head)
         self.connection.execute("COMMIT")
+        database.mark.move()
 
 
 class Writer:
@@ -229,7 +230,7 @@ class Writer:
     def end(self, unit):
         """Commit an interactive transaction and free the writer."""
         try:
-            unit.commit(self._database.durable)
+            unit.commit(self._database)
         except apsw.Error as error:
             raise as_luma_error(error, self._database.file) from error
         finally:
@@ -310,7 +311,7 @@ class Writer:
             answers = []
             for run in _runs([operation for operation, *_ in group]):
                 answers += self._run_together(unit, run)
-            unit.commit(self._database.durable)
+            unit.commit(self._database)
             return answers
         finally:
             self._rollback()

@@ -22,8 +22,10 @@ from luma_lab.errors import (
 )
 from luma_lab.files import DISK, NETWORK_FILE_SYSTEMS, file_system_type
 from luma_lab.store import deadline
+from luma_lab.store.commits import CommitMark
 
 FILE_NAME = "luma.db"
+MARK_NAME = "luma.db-commits"
 APPLICATION_ID = 0x4C756D61  # "Luma"
 FORMAT_VERSION = 2
 BUSY_LIMIT_SECS = 60.0
@@ -131,6 +133,20 @@ def _to_format_2(connection):
     connection.execute(_SINCE_2).fetchall()
 
 
+class _Process:
+    """Knows this process's id without a system call, for every read compares it."""
+
+    def __init__(self):
+        self.look()
+        os.register_at_fork(after_in_child=self.look)
+
+    def look(self):
+        self.id = os.getpid()
+
+
+process = _Process()
+
+
 class Database:
     """Connections to the `luma.db` of one lab directory.
 
@@ -144,6 +160,10 @@ class Database:
         Name of a registered SQLite VFS, for tests that record or refuse file calls.
     functions : dict, optional
         From name to a deterministic Python function that every connection gets.
+
+    Attributes
+    ----------
+    mark : luma_lab.store.commits.CommitMark
 
     Raises
     ------
@@ -162,19 +182,20 @@ class Database:
         self._vfs = vfs
         self._disk = disk
         self._functions = dict(functions or {})
-        self._pid = os.getpid()
+        self._pid = process.id
         self._closed = False
         self._local = threading.local()
         self._connections = weakref.WeakSet()
         self._prepare_directory()
         with sqlite_errors(self.file):
             self._prepare_file()
+        self.mark = CommitMark(self.path / MARK_NAME)
 
     def check(self):
         """Raise `StoreClosed` when the lab was closed, or opened before a fork."""
         if self._closed:
             raise StoreClosed(f"the lab at {self.path} is closed: open it again")
-        if os.getpid() != self._pid:  # as `forked`, for every search passes here
+        if self._pid != process.id:
             raise StoreClosed(
                 f"the lab at {self.path} was opened by process {self._pid} before a fork: "
                 "open it again in this process"
@@ -188,7 +209,7 @@ class Database:
     @property
     def forked(self):
         """Whether this process is a fork of the one that opened the lab."""
-        return os.getpid() != self._pid
+        return self._pid != process.id
 
     def connect(self, *, writes=False, read_only=False):
         """Return a new apsw connection; without `writes` it refuses to change anything.
@@ -223,8 +244,7 @@ class Database:
 
     def reader(self):
         """Return this thread's reading connection."""
-        if self._closed or os.getpid() != self._pid:
-            self.check()
+        self.check()
         connection = getattr(self._local, "connection", None)
         if connection is None:
             with sqlite_errors(self.file):
