@@ -82,12 +82,12 @@ class Follower:
         self._thread.start()
 
     def catch_up(self, *, thorough=False):
-        """Absorb everything acknowledged so far, in any process; return the log's `Head`.
+        """Absorb everything committed so far, in any process; return the log's `Head`.
 
         Parameters
         ----------
         thorough : bool
-            Everything committed, also by a process that died before it could say so.
+            Also what another program may have written.
         """
         self._database.check()  # before the lock: after a fork nobody would ever release it
         with self._lock:

@@ -68,9 +68,8 @@ class Sql:
         """
         guard = self._open_reader()
         params = check_parameters(params)
-        for name, cap in (("max_rows", max_rows), ("max_bytes", max_bytes)):
-            if cap is not None:
-                check_cap(name, cap)
+        check_cap("max_rows", max_rows)
+        check_cap("max_bytes", max_bytes)
         if timeout_ms is None:
             return _explained(guard, True, _query, guard, text, params, max_rows, max_bytes)
         check_cap("timeout_ms", timeout_ms)
@@ -168,7 +167,10 @@ def _query(guard, text, params, max_rows, max_bytes):
     elif passed.is_kept and not guard.writes:
         guard.begin(passed.cost, known=True)
         try:
-            return Rows(passed.columns, *_fetch(guard, text, params, None, max_rows, max_bytes))
+            cursor = guard.connection.execute(text, params)
+            if max_rows is None and max_bytes is None:
+                return Rows(passed.columns, cursor.fetchall())
+            return Rows(passed.columns, *_cut(cursor, max_rows, max_bytes))
         except apsw.Error:
             if not guard.was_judged:
                 raise
@@ -194,7 +196,10 @@ def _query(guard, text, params, max_rows, max_bytes):
     # SQLite keeps by their text too, could have passed.
     is_kept = passed is not None
     with guard.guarding():
-        rows, truncated = _fetch(guard, text, params, look, max_rows, max_bytes, is_kept)
+        cursor = guard.connection.cursor()
+        cursor.exec_trace = look
+        cursor.execute(text, params, can_cache=is_kept)
+        rows, truncated = _cut(cursor, max_rows, max_bytes)
     guard.remember(text, found[0])
     return Rows(found[0].columns, rows, truncated)
 
@@ -214,16 +219,8 @@ def _description(guard, text, params):
     return found
 
 
-def _fetch(guard, text, params, look, max_rows, max_bytes, is_kept=True):
-    """Return (rows, truncated) of a statement; `look` is called before its first step."""
-    if look is None:
-        cursor = guard.connection.execute(text, params)
-    else:
-        cursor = guard.connection.cursor()
-        cursor.exec_trace = look
-        cursor.execute(text, params, can_cache=is_kept)
-    if max_rows is None and max_bytes is None:
-        return cursor.fetchall(), False
+def _cut(cursor, max_rows, max_bytes):
+    """Return (rows, truncated) of a statement that has begun, up to the caps."""
     rows, size = [], 0
     for row in cursor:
         if max_bytes is not None:

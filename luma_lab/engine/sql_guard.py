@@ -174,18 +174,16 @@ class Guard:
         With `known` nothing ought to be prepared any more, and whatever is, is refused.
         """
         self._guarding, self._known, self.refused = True, known, None
-        if self._defined:
-            self._defined = set()
-        if self._sources:
-            self._sources = set()
         self.was_judged = self.is_exhausted = False
-        self._selects = 0
+        if not known:
+            self._defined, self._sources, self._selects = set(), set(), 0
         self.allow(cost)
 
     def end(self):
         """Judge no longer."""
+        if not self._known:
+            preparing.end()
         self._guarding = self._known = False
-        preparing.end()
 
     def allow(self, cost):
         """Set the limits of the statement that is about to run."""

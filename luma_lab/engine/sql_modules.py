@@ -51,13 +51,16 @@ class TableFunction:
         """Return the rows for the arguments named in the text of a plan."""
         names = self.plans.get(text)
         if names is None:
-            names = self.plans[text] = tuple(text.split(",")) if text else ()
-        given = dict(zip(names, values, strict=True))
+            names = self.plans[text] = self._names_in(text)
+        return self.rows(dict(zip(names, values, strict=True)))
+
+    def _names_in(self, text):
+        given = tuple(text.split(",")) if text else ()
         for name in self.arguments[: self.required]:
             if name not in given:
                 listed = ", ".join(self.arguments[: self.required])
                 raise InvalidArgument(f"the argument {name!r} is missing: expected ({listed})")
-        return self.rows(given)
+        return given
 
 
 class _Table:
@@ -110,21 +113,18 @@ class _Table:
 class _Ranked:
     """Goes over a list that is ready."""
 
-    __slots__ = ("Column", "_function", "_next", "_row")
+    __slots__ = ("Column", "_function", "_row", "_rows")
 
     def __init__(self, function):
         self._function = function
 
     def Filter(self, number, text, values):
-        self._next = iter(self._function.call(text, values)).__next__
+        self._rows = iter(self._function.call(text, values))
         self.Next()
 
     def Next(self):
-        try:
-            self._row = row = self._next()
-        except StopIteration:
-            self._row = None
-        else:
+        self._row = row = next(self._rows, None)
+        if row is not None:
             self.Column = row.__getitem__  # of -1, the row's id, is the last
 
     def Eof(self):
@@ -134,7 +134,7 @@ class _Ranked:
         return self._row[-1]
 
     def Close(self):
-        self._next = self._row = None
+        self._rows = self._row = None
 
 
 class _Scan:

@@ -35,14 +35,14 @@ def check_parameters(params):
         return ()
     if isinstance(params, (str, bytes)) or not hasattr(params, "__iter__"):
         raise SqlError(f"params is a {type(params).__name__}: expected a sequence or a dict")
-    return tuple(_parameter(value) for value in params)
+    return [_parameter(value) for value in params]
 
 
 def _parameter(value):
     if type(value) is int and -(2**63) <= value < 2**63:
         return value
     if isinstance(value, np.ndarray):
-        if value.ndim == 1 and value.dtype == FLOAT32:
+        if value.dtype is FLOAT32 and value.ndim == 1:
             return value.tobytes()
         if value.ndim != 1 or value.dtype.kind not in "fiu":
             raise SqlError(f"unsupported parameter type: an array of shape {value.shape}")

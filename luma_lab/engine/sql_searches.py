@@ -3,10 +3,14 @@
 They see the last commit.
 """
 
+import sys
+
 from luma_lab import codec
 from luma_lab.engine import hybrid, searching, texting
 from luma_lab.engine.sql_arguments import filter_of, fits, text_of, vector_of
 from luma_lab.engine.sql_modules import TableFunction
+
+RANKS = range(sys.maxsize)
 
 
 def register(connection, guard, parts):
@@ -24,18 +28,24 @@ def register(connection, guard, parts):
             most = guard.value_bytes
             return [
                 (
-                    point[0],
+                    id,
                     score,
-                    point[1] if 4 * len(point[1]) <= most or fits(point[1], most) else None,
+                    meta if 4 * len(meta) <= most or fits(meta, most) else None,
                     rank + 1,
-                    *(name, None, k, None),
+                    name,
+                    None,
+                    k,
+                    None,
                     rank,
                 )
-                for rank, (point, score) in enumerate(zip(points, scores, strict=True))
+                for (id, meta, _), score, rank in zip(points, scores, RANKS, strict=False)
             ]
 
-        vector = vector_of(given)
-        return searching.search(parts, name, [vector], k, filter=filter_of(given), made=made)[0]
+        vector, filter = vector_of(given), filter_of(given)
+        rows = searching.quick(parts, name, vector, k, made=made) if filter is None else None
+        if rows is None:
+            rows = searching.search(parts, name, [vector], k, filter=filter, made=made)[0]
+        return rows
 
     def text_search(given):
         name, query, k = text_of(given, "collection"), text_of(given, "query"), given["k"]

@@ -114,8 +114,11 @@ class Unit:
                 matrix.sync()
         if self.head != self._stored:
             event_log.write_head(self.connection, self.head)
-        self.connection.execute("COMMIT")
-        database.mark.move()
+        number = database.mark.begin()
+        try:
+            self.connection.execute("COMMIT")
+        finally:
+            database.mark.end(number)
 
 
 class Writer:

@@ -1,10 +1,12 @@
 """A mark beside the database that moves with every commit, in whichever process.
 
 To ask SQLite whether something was committed since takes a statement, which behind a search that
-has emptied the processor's caches costs 10 microseconds; to look at eight mapped bytes takes a
-tenth of one. Who commits moves the mark before anyone hears of the commit, so an unmoved mark
-says that nothing acknowledged is missing. It says nothing of commits that nobody acknowledged
-(of a process that was killed in between, or of another program): these SQLite must be asked for.
+has emptied the processor's caches costs 10 microseconds; to look at two mapped words takes a
+tenth of one. Who commits writes a new number into the first before, while nobody else can commit,
+and into the second afterwards. So where both are equal and as they were at an earlier look, nothing
+has become visible since. Where they differ a commit is under way, or its process was killed in it.
+
+The mark tells nothing of commits by other programs: these SQLite must be asked for.
 """
 
 import logging
@@ -12,12 +14,13 @@ import mmap
 import os
 import random
 
-SIZE_BYTES = 8
+SIZE_BYTES = 16
+BEGUN, ENDED = 0, 1
 log = logging.getLogger(__name__)
 
 
 class CommitMark:
-    """Eight bytes of a file that all processes of a lab have mapped.
+    """Two words of a file that all processes of a lab have mapped.
 
     Without room for the file there is a warning, and the mark never stands still.
 
@@ -28,28 +31,45 @@ class CommitMark:
     """
 
     def __init__(self, path):
-        self._words = None
+        self._mapping = self._words = None
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 if os.fstat(file).st_size < SIZE_BYTES:
                     # Written, not only made so long: a mapped hole can't tell of a full disk.
                     os.pwrite(file, bytes(SIZE_BYTES), 0)
-                self._words = memoryview(mmap.mmap(file, SIZE_BYTES)).cast("Q")
+                self._mapping = mmap.mmap(file, SIZE_BYTES)
             finally:
                 os.close(file)
         except OSError as error:
             log.warning("%s: %s; every read asks the database instead", path, error.strerror)
+        else:
+            self._words = memoryview(self._mapping).cast("Q")
 
     def look(self):
-        """Return where the mark stands: equal to an earlier answer only if it has not moved."""
-        return object() if self._words is None else self._words[0]
+        """Return where the mark stands: equal to an earlier answer only if nothing came since."""
+        try:
+            begun, ended = self._words
+            return begun if begun == ended else object()
+        except (TypeError, ValueError):  # no file, or closed by another thread
+            return object()
 
-    def move(self):
-        """Move the mark; after a commit, and before anyone hears of it.
-
-        Every place is new. Were it a count, of two processes that add to it at the same time
-        one would be lost.
-        """
+    def begin(self):
+        """Say that a commit begins, inside its write transaction; return what `end` takes."""
+        # Never a number that was there before, so that nothing is taken for what it was.
+        number = random.getrandbits(64)
         if self._words is not None:
-            self._words[0] = random.getrandbits(64)
+            self._words[BEGUN] = number
+        return number
+
+    def end(self, number):
+        """Say that the commit that :meth:`begin` named has ended, well or not."""
+        if self._words is not None:
+            self._words[ENDED] = number
+
+    def close(self):
+        """Unmap the file; the mark never stands still then."""
+        words, self._words = self._words, None
+        if words is not None:
+            words.release()
+            self._mapping.close()

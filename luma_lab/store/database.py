@@ -258,6 +258,7 @@ class Database:
             return
         for connection in list(self._connections):
             _close(connection)
+        self.mark.close()
 
     def _prepare_directory(self):
         path = self.path

@@ -1,0 +1,120 @@
+"""The mark that tells without a statement whether anything was committed."""
+
+import logging
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from luma_lab import Lab
+from luma_lab.store.commits import CommitMark
+
+
+@pytest.fixture
+def marks(tmp_path):
+    """Two views of one mark, as two processes have them."""
+    both = [CommitMark(tmp_path / "mark") for _ in range(2)]
+    yield both
+    for mark in both:
+        mark.close()
+
+
+def commit(mark):
+    mark.end(mark.begin())
+
+
+def test_a_mark_stands_still_until_either_process_commits(marks):
+    for committing in marks:
+        before = [mark.look() for mark in marks]
+        assert [mark.look() for mark in marks] == before
+        commit(committing)
+        assert all(mark.look() != old for mark, old in zip(marks, before, strict=True))
+
+
+def test_while_a_commit_is_under_way_no_two_looks_are_equal(marks):
+    one, other = marks
+    number = one.begin()
+    assert other.look() != other.look()
+    one.end(number)
+    assert other.look() == other.look()
+
+
+def test_a_commit_that_never_ended_is_over_with_the_next(marks):
+    one, other = marks
+    one.begin()
+    assert one.look() != one.look()
+    commit(other)
+    assert one.look() == one.look() == other.look()
+
+
+def test_without_a_file_or_closed_the_mark_never_stands_still(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        mark = CommitMark(tmp_path / "missing" / "mark")
+    assert "every read asks the database" in caplog.text
+    commit(mark)
+    assert mark.look() != mark.look()
+    mark = CommitMark(tmp_path / "mark")
+    mark.close()
+    mark.close()
+    assert mark.look() != mark.look()
+
+
+def test_a_read_sees_what_was_committed_by_a_process_that_died_before_it_said_so(tmp_path):
+    with Lab(tmp_path / "lab") as lab, Lab(tmp_path / "lab") as dying:
+        lab.create_collection("docs", 2, "l2").upsert(["a"], [[0, 0]])
+        assert [hit.id for hit in lab.collection("docs").search([0, 0], 2)] == ["a"]
+        dying._parts.database.mark.end = lambda number: None
+        dying.collection("docs").upsert(["b"], [[1, 1]])
+        assert [hit.id for hit in lab.collection("docs").search([0, 0], 2)] == ["a", "b"]
+
+
+def test_a_lab_without_room_for_the_mark_works(tmp_path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "luma.db-commits").mkdir()  # no file can be opened there
+    with Lab(tmp_path / "lab") as lab, Lab(tmp_path / "lab") as other:
+        docs = lab.create_collection("docs", 2, "l2")
+        for i in range(5):
+            docs.upsert([str(i)], [[i, i]])
+            assert len(other.collection("docs").search([0, 0], 9)) == i + 1
+
+
+class Protocol(RuleBasedStateMachine):
+    """Writers that take turns at SQLite's lock and say late that they are done; a reader."""
+
+    def __init__(self):
+        super().__init__()
+        self.mark = CommitMark.__new__(CommitMark)
+        self.mark._mapping, self.mark._words = None, [0, 0]
+        self.visible = self.absorbed = 0
+        self.seen = None
+        self.locked = None  # the number of who holds the lock
+        self.late = []  # of whose commit is visible, and who has not said so yet
+
+    @precondition(lambda self: self.locked is None)
+    @rule()
+    def begin(self):
+        self.locked = self.mark.begin()
+
+    @precondition(lambda self: self.locked is not None)
+    @rule(fails=st.booleans())
+    def commit(self, fails):
+        self.visible += not fails
+        self.late.append(self.locked)
+        self.locked = None
+
+    @precondition(lambda self: self.late)
+    @rule(place=st.integers(0, 9), dies=st.booleans())
+    def end(self, place, dies):
+        number = self.late.pop(place % len(self.late))
+        if not dies:
+            self.mark.end(number)
+
+    @rule()
+    def read(self):
+        stands = self.mark.look()
+        if stands != self.seen:
+            self.absorbed, self.seen = self.visible, stands
+        assert self.absorbed == self.visible
+
+
+TestProtocol = Protocol.TestCase
