@@ -58,7 +58,7 @@ class RowChoices:
         if known is not None and known[0]() is rows and known[1] == total:
             return ChosenRows(rows, total, known[2])
         checked = _ascending(rows, total)
-        chosen = ChosenRows(checked, total, [])
+        chosen = ChosenRows(read_only(checked), total, [])
         if checked is rows and not rows.flags.writeable and rows.base is None:
             if len(self._known) >= REMEMBERED:
                 self._known = {}

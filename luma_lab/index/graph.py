@@ -49,8 +49,8 @@ class Graph(NamedTuple):
 
     @property
     def just_walks(self):
-        """Whether a search without a filter is a walk by codes and nothing else."""
-        return self.linked_dead == 0 <= self.entry and self.nodes.quantizer is not None
+        """Whether all nodes live and are compared by codes."""
+        return self.live_count == len(self.live) > 0 and self.nodes.quantizer is not None
 
     def walk_one(self, query, k, list_size):
         """Return rows, distances and stats of one query of `protocol.one_query`.
@@ -65,6 +65,23 @@ class Graph(NamedTuple):
             query, self.neighbors, self.entry, NO_MASK, 0, LEAST_FITTING,
             min(list_size, len(self.live)), scratch, (rows, distances, counts),
         )  # fmt: skip
+        self.scratches.give(scratch)
+        return None if bad == 0 else (rows, distances, CodedStats(counts))
+
+    def scan_one(self, query, k, list_size, chosen):
+        """Return what :meth:`walk_one` does among the `chosen` rows, where they are to be scanned.
+
+        None where a walk may be quicker, and for a bad query.
+        """
+        matches = len(chosen.rows)
+        if self._plan(list_size, matches) is not None:
+            return None
+        rows = np.empty((1, k), np.int64)
+        distances = np.empty((1, k), np.float32)
+        counts = np.zeros((1, 4), np.int64)
+        counts[0, COMPARISONS] = matches
+        scratch = self.scratches.take()
+        bad = self.nodes.scan_into(query, chosen.rows, scratch, rows, distances)
         self.scratches.give(scratch)
         return None if bad == 0 else (rows, distances, CodedStats(counts))
 
@@ -127,21 +144,32 @@ class Graph(NamedTuple):
         )
         self.scratches.give(scratch)
 
-    def _among(self, queries, k, list_size, threads, mask, chosen, matches):
-        """Walk with a filter where that is cheaper than a scan of the matching rows, or scan.
+    def _plan(self, list_size, matches):
+        """Return how a filter that `matches` nodes pass is walked with, or None: scan these.
 
         To meet enough matches at random a list has to hold about total / matches times as many
         rows. It may become as long as costs what the scan does. Where that is too short, a walk is
         worth a try all the same, for the filter may let pass what is near to the query; where it
-        excludes that, the walk is given up soon and the matches are scanned after all. They are
-        given as a mask or as the `chosen` rows.
+        excludes that, the walk is given up soon and the matches are scanned after all.
+
+        Returns
+        -------
+        (longest, least) or None
+            The length of the list, and the share of matches in it that is enough to go on for.
         """
-        linked = self.live_count + self.linked_dead
         per_step = self.nodes.scanned_per_step
         longest = int(matches / (COMPARISONS_PER_PLACE * per_step))
-        fits = list_size * linked < longest * matches
+        if list_size * (self.live_count + self.linked_dead) < longest * matches:
+            return longest, LEAST_FITTING
         attempt = PATIENCE * self.neighbors.shape[1] * per_step
-        if not fits and (longest < NEAR_LISTS * list_size or matches < LEAST_SAVED * attempt):
+        if longest < NEAR_LISTS * list_size or matches < LEAST_SAVED * attempt:
+            return None
+        return longest, LEAST_TRIED
+
+    def _among(self, queries, k, list_size, threads, mask, chosen, matches):
+        """Walk with a filter, or scan the matches: given as a mask or as the `chosen` rows."""
+        plan = self._plan(list_size, matches)
+        if plan is None:
             matching = np.flatnonzero(mask) if chosen is None else chosen.rows
             rows, distances = self.nodes.scan(queries, k, matching, threads)
             counts = np.zeros((len(queries), 4), np.int64)
@@ -149,7 +177,7 @@ class Graph(NamedTuple):
             return rows, distances, counts
         if mask is None:
             mask = chosen.mask()
-        least = LEAST_FITTING if fits else LEAST_TRIED
+        longest, least = plan
         answer = self._walk(queries, k, longest, threads, read_only(mask), list_size, least)
         rows, distances, counts = answer
         enough = max(min(k, matches), min(list_size, matches) // 2)

@@ -17,9 +17,9 @@ from luma_lab.index.rows import (
     query_rows,
     read_only,
 )
-from luma_lab.index.scratch import ScratchPool
+from luma_lab.index.scratch import Scratch, ScratchPool
 from luma_lab.kernels.addresses import addresses_of
-from luma_lab.kernels.codewalk import ROUNDING, scan_among, search_addresses
+from luma_lab.kernels.codewalk import ROUNDING, scan_addresses, search_addresses
 from luma_lab.kernels.distance import DOT, L2
 from luma_lab.kernels.graph import search_batch
 from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES
@@ -255,14 +255,10 @@ class CodedNodes:
         chosen = read_only(chosen)
         rows = np.empty((len(queries), k), np.int64)
         distances = np.empty((len(queries), k), np.float32)
-        quantizer, metric = self.quantizer, METRIC_CODES[self.metric]
 
         def run(a, b):
-            scan_among(
-                self._space, quantizer.mean_, queries[a:b], self.vectors, chosen, metric, k,
-                np.empty(SCAN_KEPT * k, np.int64), np.empty((2, quantizer.dim), np.float32),
-                np.zeros(quantizer.query_bytes, np.uint8), rows[a:b], distances[a:b],
-            )  # fmt: skip
+            scratch = Scratch(0, 0, self.quantizer.query_bytes, self.quantizer.dim)
+            self.scan_into(queries[a:b], chosen, scratch, rows[a:b], distances[a:b])
 
         threads = min(threads, len(queries))
         if threads <= 1:
@@ -273,6 +269,13 @@ class CodedNodes:
             for job in [pool.submit(run, a, b) for a, b in itertools.pairwise(cuts)]:
                 job.result()
         return rows, distances
+
+    def scan_into(self, queries, chosen, scratch, rows, distances):
+        """Write exact answers among `chosen`, a read-only int64 array; return as :meth:`walk`."""
+        return scan_addresses(
+            self._addresses, queries, chosen, SCAN_KEPT * rows.shape[1], scratch.addresses, rows,
+            distances,
+        )  # fmt: skip
 
 
 NODES = {None: FloatNodes, "q8": CodedNodes}

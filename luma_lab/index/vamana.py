@@ -217,21 +217,24 @@ class VamanaIndex(Changing, RenewingGraph):
         graph = self._built(self._graph)
         k = check_k(k)
         list_size = resolve_list_size(search_list_size, k)
-        if mask is None and rows is None and threads == 1 and graph.just_walks:
-            # Nearly every search; each line here is felt.
-            query = one_query(queries, self.dim)
-            if query is not None:
-                answer = graph.walk_one(query, k, list_size)
-                if answer is not None:
-                    return Neighbors(*answer)
-        queries = as_queries(queries, self.dim)
-        threads = 1 if threads == 1 else check_threads(threads)
         if mask is not None:
             if rows is not None:
                 raise InvalidArgument("mask and rows are both given: expected at most one")
             mask = check_mask(mask, len(graph.nodes))
         if rows is not None:
-            rows = self._choices.take(rows, len(graph.nodes))
+            rows = self._choices.take(rows, len(graph.live))
+        if mask is None and threads == 1 and graph.just_walks:
+            # Nearly every search; each line here is felt.
+            query = one_query(queries, self.dim)
+            answer = None
+            if query is not None and rows is None:
+                answer = graph.walk_one(query, k, list_size)
+            elif query is not None:
+                answer = graph.scan_one(query, k, list_size, rows)
+            if answer is not None:
+                return Neighbors(*answer)
+        queries = as_queries(queries, self.dim)
+        threads = 1 if threads == 1 else check_threads(threads)
         queries = graph.nodes.prepare(queries)
         found, distances, counts = graph.search(queries, k, list_size, threads, mask, rows)
         return Neighbors(found, distances, stats_in_memory(counts, self.quantizer))

@@ -283,11 +283,13 @@ def scan_among(
     rows, distances : int64 and float32 arrays of shape (n_queries, k)
         Output, padded with -1 and inf.
 
-    The rest is as in `search_codes`.
+    The rest, and what is returned, is as in `search_codes`.
     """
     heap = np.empty(min(rows.shape[1], chosen.shape[0]), np.int64)
     for i in range(queries.shape[0]):
         square = prepare_point(queries[i], mean, metric, space.code_bytes, point, prepared)
+        if square == np.inf:
+            return i
         probe = prepared.ctypes.data
         kept = best
         while True:
@@ -305,3 +307,27 @@ def scan_among(
                 break
             kept = np.empty(kept.shape[0] * MORE_KEPT, np.int64)
         write_heap(heap, found, rows[i], distances[i])
+    return -1
+
+
+@kernel
+def scan_addresses(nodes, queries, chosen, room, scratch, rows, distances):
+    """Scan as `scan_among` does, with `room` for rows kept by code.
+
+    The arguments nodes and scratch, and what is returned, are as in `search_addresses`.
+    """
+    space = Q8Space(bytes_there(nodes[0], (nodes[1], nodes[2])), nodes[3], nodes[5])
+    return scan_among(
+        space,
+        floats_there(nodes[4], (nodes[5],)),
+        queries,
+        floats_there(nodes[6], (nodes[1], nodes[5])),
+        chosen,
+        nodes[7],
+        rows.shape[1],
+        np.empty(room, np.int64),
+        floats_there(scratch[5], (2, scratch[6])),
+        bytes_there(scratch[7], (scratch[8],)),
+        rows,
+        distances,
+    )

@@ -71,10 +71,7 @@ def warm_up():
         fresh, len(fresh), seen, len(seen), epoch, point, WARM_STRIDE, prepared, len(prepared)
     )
     codewalk.search_addresses(at, neighbors, 0, queries, no_mask, 0, ONE, len(keys), own, *answer)
-    codewalk.scan_among(
-        space, mean, queries, vectors, no_rows, distance.L2, 1, np.empty(2, np.int64),
-        np.empty((2, WARM_STRIDE), np.float32), prepared, *answer[:2],
-    )  # fmt: skip
+    codewalk.scan_addresses(at, queries, no_rows, 2, own, *answer[:2])
     scan.scan_batch(queries, vectors, no_rows, False, 0, WARM_ROWS, distance.L2, *answer[:2])
     _warm_codes(vectors, mean, codes, no_rows, rows, distances)
     _warm_cells(vectors, mean, codes, no_mask, *answer)
