@@ -27,7 +27,7 @@ from luma_lab.kernels.space import FloatSpace, Q8Space
 
 SAMPLE_ROWS, SAMPLE_QUERIES = 4096, 256
 MOST_MOVED = 0.1  # of a squared distance between near rows
-SCAN_KEPT = 4  # rows kept by code for each asked for, before they are looked at again
+SCAN_KEPT = 2  # rows kept by code for each asked for, before they are looked at again
 NO_RECORD = np.empty(0, np.int64)
 
 
