@@ -115,14 +115,16 @@ class Follower:
         ------
         CollectionNotFound, CorruptStore
         """
+        return self.ready(name) or self._snapshot(name)
+
+    def ready(self, name):
+        """Return what :meth:`snapshot` does if that takes no reading and no waiting, or None."""
         self._database.check()
         # In this order, so that what is found is at least as new as the mark: no lock is needed.
-        if self._mark.look() == self._seen:
-            view = self._views.get(name)
-            taken = None if view is None else view.taken
-            if taken is not None:
-                return taken
-        return self._snapshot(name)
+        if self._mark.look() != self._seen:
+            return None
+        view = self._views.get(name)
+        return None if view is None else view.taken
 
     @luma_errors
     def _snapshot(self, name):

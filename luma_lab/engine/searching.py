@@ -24,24 +24,32 @@ from luma_lab.store.nearest import NULL
 from luma_lab.types import LARGEST_SQUARE, Hit, Hits
 
 RETRIES = 8
-FLOAT32 = np.dtype(np.float32)
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 WIDEN = 4
 
 
-def quick(parts, name, vector, k, search_list_size=None, made=None):
+def quick(parts, name, vector, k, search_list_size=None, *, most=None, made=None):
     """Return the `Hits` of a search without other options, or None: :func:`search` must look.
 
     For what nearly every search is: one good vector, and nothing to be done but to walk a graph.
 
     Parameters
     ----------
+    most : int, optional
+        Also None where the walk's list times the dimension is more, or anything has to be read
+        of the collection before it.
     made : callable, optional
         As in :func:`search`.
     """
+    if type(vector) is list:
+        vector = _as_float32(vector)
     if type(k) is not int or type(vector) is not np.ndarray:
         return None
     deadline.check()
-    snapshot = parts.follower.snapshot(name)
+    follower = parts.follower
+    snapshot = follower.snapshot(name) if most is None else follower.ready(name)
+    if snapshot is None:
+        return None
     index, row = snapshot.index, snapshot.row
     if (
         index is None
@@ -57,14 +65,29 @@ def quick(parts, name, vector, k, search_list_size=None, made=None):
     if search_list_size is not None:
         kinds.check_list_size(search_list_size, k)
         asked = {"search_list_size": search_list_size}
+    options = kinds.KINDS["vamana"].options(row, asked, k)
+    if most is not None and options["search_list_size"] * row.dim > most:
+        return None
     try:
-        found = index.search(vector, k, **kinds.KINDS["vamana"].options(row, asked, k))
+        found = index.search(vector, k, **options)
     except LumaError:
         return None  # for search to say in its own words
     rows, distances = found.rows[0].tolist(), found.distances[0].tolist()
     hits = _fetch(made, False, parts.database.reader, NO_LIMIT, snapshot, rows, distances)
     # A point that died between the walk and the fetch leaves a hole: look again.
     return hits if len(hits) == k else None
+
+
+def _as_float32(numbers):
+    """Return a list of floats as a float32 array, or None of anything else."""
+    try:
+        array = np.array(numbers)
+    except ValueError:
+        return None
+    if array.dtype is not FLOAT64:
+        return None
+    with np.errstate(over="ignore"):  # what overflows becomes infinity, which no walk takes
+        return array.astype(FLOAT32)
 
 
 def search(

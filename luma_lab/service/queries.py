@@ -12,6 +12,9 @@ from luma_lab.service.operation import Operation, Parameter
 from luma_lab.service.vectors import COLLECTION, PATH, VectorHandler
 
 BINARY = "application/octet-stream"
+MORE_THAN_A_WALK = (
+    "filter", "nprobe", "rerank", "exact", "include_vector", "min_score", "group_by", "explain",
+)  # fmt: skip
 
 
 class SearchParams(msgspec.Struct):
@@ -92,6 +95,10 @@ class SearchHandler(VectorHandler):
             vectors = [request.vector]
         options = self.check_options(request)
         await self.wait_for(request.min_offset)
+        hits = self._quick(name, request, options, vectors)
+        if hits is not None:
+            self.finish(msgspec.json.encode(answer_body(hits, request)))
+            return
 
         def search():
             collection = self.collection(name)
@@ -102,6 +109,16 @@ class SearchHandler(VectorHandler):
             return answer_body(collection.search(sent[0], request.k, **options), request)
 
         await self.answer(search)
+
+    def _quick(self, name, request, options, vectors):
+        """Return the hits of a search that is not worth another thread, or None."""
+        if any(options[n] is not None and options[n] is not False for n in MORE_THAN_A_WALK):
+            return None
+        body, size = self.request.body, options["search_list_size"]
+        if vectors is None and len(body) % 4:
+            return None
+        vector = np.frombuffer(body, "<f4") if vectors is None else vectors[0]
+        return self.lab.quick_search(name, vector, request.k, search_list_size=size)
 
     def check_options(self, request):
         """Return the keywords of `Collection.search`; raise on what can't be had."""

@@ -50,7 +50,7 @@ def test_the_short_way_finds_what_the_long_way_does(docs, k, options):
 def test_what_is_more_than_a_walk_takes_the_long_way(docs):
     good = docs.vectors[0]
     for query, k in (
-        (good, 0), (good, ROWS + 1), (good, True), (good, 1.0), (good.tolist(), 3), (good[:5], 3),
+        (good, 0), (good, ROWS + 1), (good, True), (good, 1.0), (good[:5], 3),
         (good.astype(np.float64), 3), (good[None], 3), (np.full(DIM, np.nan, np.float32), 3),
         (np.full(DIM, np.inf, np.float32), 3), (np.full(DIM, 1e19, np.float32), 3),
     ):  # fmt: skip
@@ -132,3 +132,40 @@ def test_statistics_are_four_arrays_by_name_and_in_order():
     assert (stats[0] > 0).all() and (stats[-1] > 0).all() and not stats[2].any()
     assert "hops=" in repr(stats) and len(stats[:2]) == 2
     assert [a.tolist() for a in pickle.loads(pickle.dumps(stats))] == [a.tolist() for a in stats]
+
+
+def test_lists_of_numbers_are_queries_too(docs):
+    query = docs.vectors[9].tolist()
+    assert list(searching.quick(docs._parts, "docs", query, 4)) == list(docs.search(query, 4))
+    for odd in (
+        [True] * DIM,
+        ["1"] * DIM,
+        [1] * DIM,
+        [[1.0]] * DIM,
+        [1.0, [2.0]],
+        [1e300] * DIM,
+        [],
+    ):
+        assert searching.quick(docs._parts, "docs", odd, 4) is None
+    assert docs.search([1] * DIM, 4)
+    for odd in ([1e300] * DIM, ["x"] * DIM):
+        with pytest.raises(InvalidArgument):
+            docs.search(odd, 4)
+
+
+def test_an_event_loop_gets_no_answer_that_takes_long(tmp_path):
+    vectors = np.random.default_rng(6).normal(size=(300, DIM)).astype(np.float32)
+    with Lab(tmp_path / "lab") as lab:
+        docs = lab.create_collection("docs", DIM, "l2")
+        docs.upsert([f"d{i}" for i in range(300)], vectors)
+        docs.build_index("vamana").result()
+    with Lab(tmp_path / "lab") as lab:
+        # The rows and the index are to be loaded first.
+        assert lab.quick_search("docs", vectors[1], 3) is None
+        docs = lab.collection("docs")
+        expected = docs.search(vectors[1], 3)
+        assert lab.quick_search("docs", vectors[1], 3) == expected
+        assert lab.quick_search("docs", vectors[1], 3, search_list_size=65_535) is None
+        docs.delete(["d1"])  # what came since is to be read first
+        assert lab.quick_search("docs", vectors[1], 3) is None
+        assert lab.quick_search("missing", vectors[1], 3) is None
