@@ -12,7 +12,6 @@ The mark tells nothing of commits by other programs: these SQLite must be asked 
 import logging
 import mmap
 import os
-import random
 
 SIZE_BYTES = 16
 BEGUN, ENDED = 0, 1
@@ -56,8 +55,9 @@ class CommitMark:
 
     def begin(self):
         """Say that a commit begins, inside its write transaction; return what `end` takes."""
-        # Never a number that was there before, so that nothing is taken for what it was.
-        number = random.getrandbits(64)
+        # Never a number that was there before, so that nothing is taken for what it was; hence
+        # not of the numbers that a user may have seeded.
+        number = int.from_bytes(os.urandom(8), "little")
         if self._words is not None:
             self._words[BEGUN] = number
         return number

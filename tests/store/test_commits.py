@@ -1,6 +1,7 @@
 """The mark that tells without a statement whether anything was committed."""
 
 import logging
+import random
 
 import hypothesis.strategies as st
 import pytest
@@ -76,6 +77,19 @@ def test_a_lab_without_room_for_the_mark_works(tmp_path):
         for i in range(5):
             docs.upsert([str(i)], [[i, i]])
             assert len(other.collection("docs").search([0, 0], 9)) == i + 1
+
+
+def test_commits_are_seen_however_a_user_seeds_random(tmp_path):
+    with Lab(tmp_path / "lab") as lab, Lab(tmp_path / "lab") as other:
+        docs = lab.create_collection("docs", 2, "l2")
+        seen = other.collection("docs")
+        for i in range(5):
+            random.seed(0)
+            expected = random.random()
+            random.seed(0)
+            docs.upsert([str(i)], [[i, i]])
+            assert len(seen.search([0, 0], 9)) == i + 1
+            assert random.random() == expected
 
 
 class Protocol(RuleBasedStateMachine):
