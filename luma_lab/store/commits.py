@@ -32,11 +32,13 @@ class CommitMark:
     def __init__(self, path):
         self._mapping = self._words = None
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            file = os.open(path, flags, 0o666)
             try:
                 if os.fstat(file).st_size < SIZE_BYTES:
-                    # Written, not only made so long: a mapped hole can't tell of a full disk.
-                    os.pwrite(file, bytes(SIZE_BYTES), 0)
+                    # Written, not only made so long: a mapped hole can't tell of a full disk. At
+                    # the end, for another process may have done the same since, and committed.
+                    os.write(file, bytes(SIZE_BYTES))
                 self._mapping = mmap.mmap(file, SIZE_BYTES)
             finally:
                 os.close(file)

@@ -1,6 +1,7 @@
 """The mark that tells without a statement whether anything was committed."""
 
 import logging
+import os
 import random
 
 import hypothesis.strategies as st
@@ -8,6 +9,7 @@ import pytest
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from luma_lab import Lab
+from luma_lab.store import commits
 from luma_lab.store.commits import CommitMark
 
 
@@ -90,6 +92,26 @@ def test_commits_are_seen_however_a_user_seeds_random(tmp_path):
             docs.upsert([str(i)], [[i, i]])
             assert len(seen.search([0, 0], 9)) == i + 1
             assert random.random() == expected
+
+
+def test_a_mark_made_by_two_at_once_keeps_what_the_first_has_committed(tmp_path, monkeypatch):
+    known = os.fstat
+    first = []
+
+    def after_the_first(file):
+        found = known(file)
+        if not first:  # the second has seen an empty file, and is slow
+            monkeypatch.setattr(commits.os, "fstat", known)
+            first.append(CommitMark(tmp_path / "mark"))
+            commit(first[0])
+            first.append(first[0].look())
+        return found
+
+    monkeypatch.setattr(commits.os, "fstat", after_the_first)
+    second = CommitMark(tmp_path / "mark")
+    assert first[0].look() == first[1] == second.look()
+    first[0].close()
+    second.close()
 
 
 class Protocol(RuleBasedStateMachine):
