@@ -106,6 +106,26 @@ def test_an_index_refuses_what_a_walk_of_one_query_meets():
     assert LARGEST_SQUARE == distance.LARGEST_SQUARE
 
 
+@pytest.mark.parametrize("options", [{}, {"rows": np.arange(20)}, {"threads": 2}])
+def test_queries_at_the_limit_of_lengths_are_answered_or_refused(options):
+    rng = np.random.default_rng(6)
+    vectors = rng.normal(size=(300, 32)).astype(np.float32)
+    index = VamanaIndex(32, "dot").build(vectors)
+    refused = 0
+    for _ in range(100):
+        wide = rng.normal(size=32)
+        wide *= np.sqrt(LARGEST_SQUARE * (1 + rng.uniform(-1e-7, 1e-7)) / (wide @ wide))
+        queries = np.stack([wide, vectors[0]]).astype(np.float32)
+        try:
+            found = index.search(queries, 5, **options)
+        except InvalidArgument:
+            refused += 1
+            continue
+        exact = np.sum(queries[:, None].astype(np.float64) * vectors[found.rows], axis=2)
+        np.testing.assert_allclose(found.distances, -exact, rtol=1e-4)
+    assert 0 < refused < 100
+
+
 def test_copies_of_an_index_do_not_look_into_the_arrays_of_the_first():
     vectors = np.random.default_rng(4).normal(size=(500, 32)).astype(np.float32)
     index = VamanaIndex(32, "l2").build(vectors)
