@@ -3,12 +3,13 @@
 import copy
 import pickle
 
+import apsw
 import numpy as np
 import pytest
 
 from luma_lab import Lab
-from luma_lab.engine import searching
-from luma_lab.errors import InvalidArgument, LumaError
+from luma_lab.engine import point_cache, searching
+from luma_lab.errors import InvalidArgument, LumaError, WaitTimeout
 from luma_lab.index import VamanaIndex
 from luma_lab.kernels import distance
 from luma_lab.types import LARGEST_SQUARE
@@ -93,6 +94,21 @@ def test_rows_that_came_or_died_since_the_index_are_seen():
         assert docs.search(vectors[5], 1)[0].id == "new"
         docs.upsert(["new"], vectors[5:6], [{"now": "with meta"}])
         assert docs.search(vectors[5], 1)[0].meta == {"now": "with meta"}
+
+
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"explain": True}])
+def test_a_time_limit_that_passes_while_points_are_read_is_said_so(docs, options, monkeypatch):
+    passed = []
+
+    def stopped(*given):
+        passed.append(given)
+        raise apsw.InterruptError("interrupted")
+
+    monkeypatch.setattr(point_cache, "read_nearest", stopped)
+    docs._parts.follower._views["docs"]._points.clear()
+    with pytest.raises(WaitTimeout):
+        docs.search(docs.vectors[0], 5, **options)
+    assert len(passed) == 1
 
 
 def test_an_index_refuses_what_a_walk_of_one_query_meets():
