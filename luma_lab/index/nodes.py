@@ -31,6 +31,7 @@ SAMPLE_ROWS, SAMPLE_QUERIES = 4096, 256
 MOST_MOVED = 0.1  # of a squared distance between near rows
 SCAN_KEPT = 2  # rows kept by code for each asked for, before they are looked at again
 NO_RECORD = np.empty(0, np.int64)
+CODES, VECTORS = 0, 6  # among the addresses of `CodedNodes`
 
 
 class FloatNodes:
@@ -83,6 +84,10 @@ class FloatNodes:
 
     def __len__(self):
         return len(self.vectors)
+
+    def lie_where(self, older):
+        """Return whether these are in the memory of `older` ones, which see them there too."""
+        return self.vectors.ctypes.data == older.vectors.ctypes.data
 
     @property
     def memory_bytes(self):
@@ -224,6 +229,10 @@ class CodedNodes:
         steps, _, squares = np.median(constants.view(np.float32)[:, :3], axis=0)
         moved = 2 * self.quantizer.dim * steps**2 / 12 + 2 * ROUNDING * squares
         return bool(moved <= MOST_MOVED * np.median(nearest))
+
+    def lie_where(self, older):
+        """Return as `FloatNodes` does."""
+        return bool((self._addresses == older._addresses)[[CODES, VECTORS]].all())
 
     @property
     def memory_bytes(self):
