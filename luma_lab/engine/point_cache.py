@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 
+from luma_lab.store.database import luma_errors
 from luma_lab.store.nearest import NULL, read_nearest
 
 LIMIT_BYTES = 64 << 20  # of all collections of a lab together
@@ -86,6 +87,7 @@ class PointCache:
         with self._shared.lock:
             self.young, self.old = {}, {}
 
+    @luma_errors
     def find(self, connection, uid, generation, rows, newest=NO_LIMIT):
         """Return a dict from row to (id, meta as JSON text, revision), of `rows` that live.
 
@@ -99,7 +101,7 @@ class PointCache:
 
         Raises
         ------
-        CorruptStore
+        CorruptStore, StoreClosed, WaitTimeout
         """
         found, missing = {}, []
         with self._shared.lock:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from luma_lab.index.chosen import ChosenRows
+from luma_lab.index.nodes import check_walked
 from luma_lab.index.rows import read_only
 from luma_lab.index.scratch import ScratchPool
 from luma_lab.kernels.graph import COMPARISONS, PASS, PATIENCE
@@ -139,10 +140,11 @@ class Graph(NamedTuple):
 
     def _walk_some(self, queries, mask, wanted, least, list_size, answer):
         scratch = self.scratches.take()
-        self.nodes.walk(
+        bad = self.nodes.walk(
             queries, self.neighbors, self.entry, mask, wanted, least, list_size, scratch, answer
         )
         self.scratches.give(scratch)
+        check_walked(bad)
 
     def _plan(self, list_size, matches):
         """Return how a filter that `matches` nodes pass is walked with, or None: scan these.

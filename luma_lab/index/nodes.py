@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from luma_lab.errors import InvalidArgument
 from luma_lab.index.flat import scan
 from luma_lab.index.quantizer import Q8Quantizer
 from luma_lab.index.rows import (
@@ -24,11 +25,13 @@ from luma_lab.kernels.distance import DOT, L2
 from luma_lab.kernels.graph import search_batch
 from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES
 from luma_lab.kernels.space import FloatSpace, Q8Space
+from luma_lab.types import LARGEST_SQUARE
 
 SAMPLE_ROWS, SAMPLE_QUERIES = 4096, 256
 MOST_MOVED = 0.1  # of a squared distance between near rows
 SCAN_KEPT = 2  # rows kept by code for each asked for, before they are looked at again
 NO_RECORD = np.empty(0, np.int64)
+CODES, VECTORS = 0, 6  # among the addresses of `CodedNodes`
 
 
 class FloatNodes:
@@ -81,6 +84,10 @@ class FloatNodes:
 
     def __len__(self):
         return len(self.vectors)
+
+    def lie_where(self, older):
+        """Return whether these are in the memory of `older` ones, which see them there too."""
+        return self.vectors.ctypes.data == older.vectors.ctypes.data
 
     @property
     def memory_bytes(self):
@@ -223,6 +230,10 @@ class CodedNodes:
         moved = 2 * self.quantizer.dim * steps**2 / 12 + 2 * ROUNDING * squares
         return bool(moved <= MOST_MOVED * np.median(nearest))
 
+    def lie_where(self, older):
+        """Return as `FloatNodes` does."""
+        return bool((self._addresses == older._addresses)[[CODES, VECTORS]].all())
+
     @property
     def memory_bytes(self):
         """Bytes held beside the links, without the exact rows."""
@@ -258,7 +269,8 @@ class CodedNodes:
 
         def run(a, b):
             scratch = Scratch(0, 0, self.quantizer.query_bytes, self.quantizer.dim)
-            self.scan_into(queries[a:b], chosen, scratch, rows[a:b], distances[a:b])
+            bad = self.scan_into(queries[a:b], chosen, scratch, rows[a:b], distances[a:b])
+            check_walked(bad)
 
         threads = min(threads, len(queries))
         if threads <= 1:
@@ -276,6 +288,19 @@ class CodedNodes:
             self._addresses, queries, chosen, SCAN_KEPT * rows.shape[1], scratch.addresses, rows,
             distances,
         )  # fmt: skip
+
+
+def check_walked(bad):
+    """Raise `InvalidArgument` where a walk or scan met a bad query, of which nothing is answered.
+
+    Queries were checked before. But sums that are taken in another order are not the same to the
+    last bit: at the very limit of lengths a kernel may find too long what passed there.
+    """
+    if bad >= 0:
+        raise InvalidArgument(
+            f"queries: one has a squared length of more than {LARGEST_SQUARE:.0e}, "
+            "so that distances would not fit float32"
+        )
 
 
 NODES = {None: FloatNodes, "q8": CodedNodes}

@@ -65,6 +65,10 @@ class Growing:
         """Bytes held, the room included."""
         return self._rows.nbytes
 
+    def leave(self):
+        """Move at the next write, whatever the room: views handed out so far see none of it."""
+        self._owned = False
+
     def put(self, places, values, total):
         """Write `values` at row numbers `places` and return the first `total` rows, writable."""
         rows = self._rows

@@ -50,6 +50,9 @@ def insert(graph, rooms, places, nodes, *, build_list_size, alpha, threads):
     """
     total, degree = len(nodes), graph.neighbors.shape[1]
     nobody = np.full((len(places), degree), NO_NODE, np.int32)
+    if not nodes.lie_where(graph.nodes):
+        # Who searches `graph` looks for rows where they lay, and must meet no edge to a new one.
+        rooms.neighbors.leave()
     neighbors = rooms.neighbors.put(places, nobody, total)
     live = rooms.live.put(places, np.zeros(len(places), bool), total)
     scratches = nodes.scratches(degree, rooms.neighbors.room)

@@ -6,58 +6,82 @@ tenth of one. Who commits writes a new number into the first before, while nobod
 and into the second afterwards. So where both are equal and as they were at an earlier look, nothing
 has become visible since. Where they differ a commit is under way, or its process was killed in it.
 
-The mark tells nothing of commits by other programs: these SQLite must be asked for.
+The mark tells nothing of commits by other programs: these SQLite must be asked for. Of this house
+nobody commits who can't move the mark, for others may see it and would take it for true.
 """
 
-import logging
+import contextlib
 import mmap
 import os
-import random
+
+from luma_lab.errors import StorageError
 
 SIZE_BYTES = 16
 BEGUN, ENDED = 0, 1
-log = logging.getLogger(__name__)
 
 
 class CommitMark:
     """Two words of a file that all processes of a lab have mapped.
 
-    Without room for the file there is a warning, and the mark never stands still.
-
     Parameters
     ----------
     path : pathlib.Path
         Made when missing.
+    database : pathlib.Path, optional
+        Whose owner and permissions the file gets, as SQLite gives them to its own beside it.
+
+    Raises
+    ------
+    StorageError
+        The file can't be opened, made or written.
     """
 
-    def __init__(self, path):
-        self._mapping = self._words = None
+    def __init__(self, path, database=None):
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            file = self._open(path, database)
             try:
                 if os.fstat(file).st_size < SIZE_BYTES:
-                    # Written, not only made so long: a mapped hole can't tell of a full disk.
-                    os.pwrite(file, bytes(SIZE_BYTES), 0)
+                    # Written, not only made so long: a mapped hole can't tell of a full disk. At
+                    # the end, for another process may have done the same since, and committed.
+                    os.write(file, bytes(SIZE_BYTES))
                 self._mapping = mmap.mmap(file, SIZE_BYTES)
             finally:
                 os.close(file)
         except OSError as error:
-            log.warning("%s: %s; every read asks the database instead", path, error.strerror)
-        else:
-            self._words = memoryview(self._mapping).cast("Q")
+            raise StorageError(
+                f"{path}, which tells other processes of commits, can't be opened for writing: "
+                f"{error.strerror}"
+            ) from error
+        self._words = memoryview(self._mapping).cast("Q")
+
+    @staticmethod
+    def _open(path, database):
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+        try:
+            file = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return os.open(path, flags)
+        if database is not None:
+            with contextlib.suppress(OSError):  # as good as can be: who needs more is told so
+                status = os.stat(database)
+                os.fchmod(file, status.st_mode & 0o777)
+                if os.geteuid() == 0:
+                    os.fchown(file, status.st_uid, status.st_gid)
+        return file
 
     def look(self):
         """Return where the mark stands: equal to an earlier answer only if nothing came since."""
         try:
             begun, ended = self._words
             return begun if begun == ended else object()
-        except (TypeError, ValueError):  # no file, or closed by another thread
+        except (TypeError, ValueError):  # closed, by another thread
             return object()
 
     def begin(self):
         """Say that a commit begins, inside its write transaction; return what `end` takes."""
-        # Never a number that was there before, so that nothing is taken for what it was.
-        number = random.getrandbits(64)
+        # Never a number that was there before, so that nothing is taken for what it was; hence
+        # not of the numbers that a user may have seeded.
+        number = int.from_bytes(os.urandom(8), "little")
         if self._words is not None:
             self._words[BEGUN] = number
         return number

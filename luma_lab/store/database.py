@@ -189,7 +189,7 @@ class Database:
         self._prepare_directory()
         with sqlite_errors(self.file):
             self._prepare_file()
-        self.mark = CommitMark(self.path / MARK_NAME)
+        self.mark = CommitMark(self.path / MARK_NAME, self.file)
 
     def check(self):
         """Raise `StoreClosed` when the lab was closed, or opened before a fork."""

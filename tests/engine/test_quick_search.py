@@ -3,12 +3,13 @@
 import copy
 import pickle
 
+import apsw
 import numpy as np
 import pytest
 
 from luma_lab import Lab
-from luma_lab.engine import searching
-from luma_lab.errors import InvalidArgument, LumaError
+from luma_lab.engine import point_cache, searching
+from luma_lab.errors import InvalidArgument, LumaError, WaitTimeout
 from luma_lab.index import VamanaIndex
 from luma_lab.kernels import distance
 from luma_lab.types import LARGEST_SQUARE
@@ -95,6 +96,21 @@ def test_rows_that_came_or_died_since_the_index_are_seen():
         assert docs.search(vectors[5], 1)[0].meta == {"now": "with meta"}
 
 
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"explain": True}])
+def test_a_time_limit_that_passes_while_points_are_read_is_said_so(docs, options, monkeypatch):
+    passed = []
+
+    def stopped(*given):
+        passed.append(given)
+        raise apsw.InterruptError("interrupted")
+
+    monkeypatch.setattr(point_cache, "read_nearest", stopped)
+    docs._parts.follower._views["docs"]._points.clear()
+    with pytest.raises(WaitTimeout):
+        docs.search(docs.vectors[0], 5, **options)
+    assert len(passed) == 1
+
+
 def test_an_index_refuses_what_a_walk_of_one_query_meets():
     vectors = np.random.default_rng(3).normal(size=(300, 32)).astype(np.float32)
     index = VamanaIndex(32, "cosine").build(vectors)
@@ -104,6 +120,26 @@ def test_an_index_refuses_what_a_walk_of_one_query_meets():
         with pytest.raises(InvalidArgument, match="row 0"):
             index.search(query)
     assert LARGEST_SQUARE == distance.LARGEST_SQUARE
+
+
+@pytest.mark.parametrize("options", [{}, {"rows": np.arange(20)}, {"threads": 2}])
+def test_queries_at_the_limit_of_lengths_are_answered_or_refused(options):
+    rng = np.random.default_rng(6)
+    vectors = rng.normal(size=(300, 32)).astype(np.float32)
+    index = VamanaIndex(32, "dot").build(vectors)
+    refused = 0
+    for _ in range(100):
+        wide = rng.normal(size=32)
+        wide *= np.sqrt(LARGEST_SQUARE * (1 + rng.uniform(-1e-7, 1e-7)) / (wide @ wide))
+        queries = np.stack([wide, vectors[0]]).astype(np.float32)
+        try:
+            found = index.search(queries, 5, **options)
+        except InvalidArgument:
+            refused += 1
+            continue
+        exact = np.sum(queries[:, None].astype(np.float64) * vectors[found.rows], axis=2)
+        np.testing.assert_allclose(found.distances, -exact, rtol=1e-4)
+    assert 0 < refused < 100
 
 
 def test_copies_of_an_index_do_not_look_into_the_arrays_of_the_first():

@@ -113,3 +113,16 @@ def test_rows_are_given_as_numbers_or_as_a_mask(kind):
                                                                      {"mask": mask}))  # fmt: skip
     assert np.array_equal(by_rows.rows, by_mask.rows)
     assert set(np.unique(by_rows.rows)) <= {*chosen.tolist()}
+
+
+def test_who_searches_a_grown_graph_meets_no_row_that_is_added_where_it_does_not_look():
+    rng = np.random.default_rng(8)
+    vectors = rng.normal(size=(301, 24)).astype(np.float32)
+    index = VamanaIndex(24, "l2").build(vectors[:300]).grown(vectors, np.ones(301, bool))
+    searched = index._graph
+    index.add(vectors[:20] + np.float32(0.01))
+    # The vectors had no room behind them and have moved; the edges had some and could stay.
+    assert index._graph.nodes.vectors.base is not searched.nodes.vectors.base
+    assert searched.neighbors.max() < len(searched.nodes.vectors)
+    found = index.search(vectors[:20], 2)
+    assert (np.sort(found.rows) == np.stack([np.arange(20), np.arange(301, 321)], axis=1)).all()

@@ -1,12 +1,16 @@
 """The mark that tells without a statement whether anything was committed."""
 
-import logging
+import os
+import random
+import stat
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from luma_lab import Lab
+from luma_lab.errors import StorageError
+from luma_lab.store import commits
 from luma_lab.store.commits import CommitMark
 
 
@@ -47,16 +51,57 @@ def test_a_commit_that_never_ended_is_over_with_the_next(marks):
     assert one.look() == one.look() == other.look()
 
 
-def test_without_a_file_or_closed_the_mark_never_stands_still(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        mark = CommitMark(tmp_path / "missing" / "mark")
-    assert "every read asks the database" in caplog.text
-    commit(mark)
-    assert mark.look() != mark.look()
+def test_a_mark_that_cannot_be_had_is_refused(tmp_path):
+    with pytest.raises(StorageError, match="No such file"):
+        CommitMark(tmp_path / "missing" / "mark")
+
+
+def test_closed_the_mark_never_stands_still(tmp_path):
     mark = CommitMark(tmp_path / "mark")
     mark.close()
     mark.close()
+    commit(mark)
     assert mark.look() != mark.look()
+
+
+def test_a_mark_made_by_two_at_once_keeps_what_the_first_has_committed(tmp_path, monkeypatch):
+    known = os.fstat
+    first = []
+
+    def after_the_first(file):
+        found = known(file)
+        if not first:  # the second has seen an empty file, and is slow
+            monkeypatch.setattr(commits.os, "fstat", known)
+            first.append(CommitMark(tmp_path / "mark"))
+            commit(first[0])
+            first.append(first[0].look())
+        return found
+
+    monkeypatch.setattr(commits.os, "fstat", after_the_first)
+    second = CommitMark(tmp_path / "mark")
+    assert first[0].look() == first[1] == second.look()
+    first[0].close()
+    second.close()
+
+
+def test_the_mark_has_the_permissions_of_the_database(tmp_path):
+    (tmp_path / "database").touch()
+    (tmp_path / "database").chmod(0o660)
+    CommitMark(tmp_path / "mark", tmp_path / "database").close()
+    assert stat.S_IMODE((tmp_path / "mark").stat().st_mode) == 0o660
+
+
+def test_commits_are_seen_however_a_user_seeds_random(tmp_path):
+    with Lab(tmp_path / "lab") as lab, Lab(tmp_path / "lab") as other:
+        docs = lab.create_collection("docs", 2, "l2")
+        seen = other.collection("docs")
+        for i in range(5):
+            random.seed(0)
+            expected = random.random()
+            random.seed(0)
+            docs.upsert([str(i)], [[i, i]])
+            assert len(seen.search([0, 0], 9)) == i + 1
+            assert random.random() == expected
 
 
 def test_a_read_sees_what_was_committed_by_a_process_that_died_before_it_said_so(tmp_path):
@@ -68,14 +113,19 @@ def test_a_read_sees_what_was_committed_by_a_process_that_died_before_it_said_so
         assert [hit.id for hit in lab.collection("docs").search([0, 0], 2)] == ["a", "b"]
 
 
-def test_a_lab_without_room_for_the_mark_works(tmp_path):
-    (tmp_path / "lab").mkdir()
-    (tmp_path / "lab" / "luma.db-commits").mkdir()  # no file can be opened there
-    with Lab(tmp_path / "lab") as lab, Lab(tmp_path / "lab") as other:
+def test_who_cannot_move_the_mark_cannot_open_the_lab_to_commit_unseen(tmp_path):
+    with Lab(tmp_path / "lab") as lab:
         docs = lab.create_collection("docs", 2, "l2")
-        for i in range(5):
-            docs.upsert([str(i)], [[i, i]])
-            assert len(other.collection("docs").search([0, 0], 9)) == i + 1
+        file = tmp_path / "lab" / "luma.db-commits"
+        file.rename(tmp_path / "kept")
+        file.mkdir()  # no file can be opened there
+        with pytest.raises(StorageError, match=r"luma\.db-commits.*Is a directory"):
+            Lab(tmp_path / "lab")
+        file.rmdir()
+        (tmp_path / "kept").rename(file)
+        with Lab(tmp_path / "lab") as other:
+            other.collection("docs").upsert(["x"], [[1, 1]])
+            assert len(docs.search([0, 0], 9)) == 1
 
 
 class Protocol(RuleBasedStateMachine):
