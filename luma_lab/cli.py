@@ -1,5 +1,5 @@
-"""The command line: ``luma serve``, ``luma demo``, ``luma warmup``, ``luma verify``,
-``luma compact``.
+"""The command line: ``luma serve``, ``luma demo``, ``luma warmup``, ``luma verify``;
+``luma keys`` and ``luma compact`` are in modules of their own, as is what a demo does.
 
 Every command imports what it needs when it runs, so that ``luma --help`` is quick.
 """
@@ -12,17 +12,13 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from luma_lab import cli_compact
+from luma_lab import cli_compact, cli_keys
+from luma_lab.cli_demo import DEMO_K, demonstrate
 from luma_lab.errors import Conflict, LumaError
 
 DEMO_SETS = ("wordnet2k", "sift_cc0_8k", "perlfaq")
 DEMO_DIRECTORY = "luma-demo"
 DEMO_RECALL = 0.95
-DEMO_K = 10
-UPSERT_ROWS = 500
-SHOWN_QUERIES = 2
-SHOWN_HITS = 3
-SHOWN_CHARACTERS = 90
 MANY_FILES = 65_536
 
 
@@ -150,7 +146,7 @@ def demo(
     settings = Settings(**flags)
     with luma.open(directory) as lab:
         print(f"Lab in {directory}")
-        recalls = {name: _demonstrate(lab, name) for name in DEMO_SETS}
+        recalls = {name: demonstrate(lab, name) for name in DEMO_SETS}
     poor = {name: value for name, value in recalls.items() if value < DEMO_RECALL}
     if poor:
         told = ", ".join(f"{name} {value:.3f}" for name, value in poor.items())
@@ -159,69 +155,6 @@ def demo(
         print(f"recall@{DEMO_K} is at least {DEMO_RECALL} everywhere")
         return
     _serve(settings)
-
-
-keys = typer.Typer(
-    name="keys", help="Create, list, rotate and revoke API keys; a running server follows at once."
-)
-app.add_typer(keys)
-DataDir = Annotated[Path, typer.Option("--data-dir", "--data", help="The lab's directory.")]
-
-
-@keys.command("create")
-def create_key(
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
-    role: Annotated[str, typer.Option(help="'read', 'write' or 'admin'.")] = "write",
-    collections: Annotated[
-        str | None, typer.Option(help="Comma list it is confined to; 'b*' is a prefix.")
-    ] = None,
-    key_prefixes: Annotated[
-        str | None, typer.Option(help="Comma list of prefixes of state keys.")
-    ] = None,
-    data_dir: DataDir = Path("data"),
-):
-    """Create a key and print it, this once."""
-    scopes = {"collections": collections, "key_prefixes": key_prefixes}
-    permissions = {name: text.split(",") for name, text in scopes.items() if text is not None}
-    with _key_store(data_dir) as store:
-        id, key = store.create(name, role, permissions)
-    print(f"id   {id}\nkey  {key}")
-
-
-@keys.command("list")
-def list_keys(data_dir: DataDir = Path("data")):
-    """List the keys, newest first; the keys themselves are not stored."""
-    with _key_store(data_dir) as store:
-        for key in store.list():
-            print(f"{key.id}  {key.role:5}  {key.name}  {key.permissions or ''}".rstrip())
-
-
-@keys.command("revoke")
-def revoke_key(
-    id: Annotated[str, typer.Argument(help="As listed.")], data_dir: DataDir = Path("data")
-):
-    """Revoke a key at once; its open streams end."""
-    with _key_store(data_dir) as store:
-        store.revoke(id)
-    print(f"revoked {id}")
-
-
-@keys.command("rotate")
-def rotate_key(
-    id: Annotated[str, typer.Argument(help="As listed.")], data_dir: DataDir = Path("data")
-):
-    """Give a key a new secret and print it; the old one stops at once."""
-    with _key_store(data_dir) as store:
-        print(f"key  {store.rotate(id)}")
-
-
-def _key_store(data_dir):
-    from contextlib import closing
-
-    from luma_lab.engine.keys import KeyStore
-
-    data_dir.mkdir(parents=True, exist_ok=True)
-    return closing(KeyStore(data_dir))
 
 
 @app.command()
@@ -251,6 +184,7 @@ def verify(directory: Annotated[Path, typer.Argument(help="A lab's directory.")]
         raise typer.Exit(1)
 
 
+cli_keys.register(app)
 cli_compact.register(app)
 
 
@@ -368,103 +302,6 @@ def _allow_many_files():
     wanted = MANY_FILES if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _demonstrate(lab, name):
-    """Load one shipped set, build its index, print hits; return recall@10."""
-    from luma_lab import bench
-
-    data = bench.load(name)
-    ids = list(data.ids) if data.ids is not None else [str(i) for i in range(len(data.base))]
-    print(f"\n{name}: {len(ids)} vectors of {data.base.shape[1]} components, {data.metric}")
-    collection = _collection(lab, name, data)
-    _fill(collection, ids, data)
-    _build(collection)
-    found = collection.search_many(data.queries, k=DEMO_K, explain=True)
-    rows = _rows(found, ids)
-    value = bench.recall(rows, data, k=DEMO_K)
-    compared = sum(hits.receipt["comparisons"] for hits in found) / len(found)
-    strategies = ", ".join(sorted({hits.receipt["strategy"] for hits in found}))
-    print(
-        f"  recall@{DEMO_K} {value:.4f} over {len(found)} queries, against exact search "
-        f"(strategy {strategies}, {compared:.0f} comparisons a query)"
-    )
-    for i in range(SHOWN_QUERIES if data.texts is not None else 0):
-        print(f"  {_short(data.query_texts[i])}")
-        for hit in found[i][:SHOWN_HITS]:
-            words = ", ".join(hit.meta.get("lemmas", ()))
-            print(f"    {hit.score:.3f}  {_short(words + ': ' if words else '', hit.meta['text'])}")
-    return value
-
-
-def _collection(lab, name, data):
-    dim = data.base.shape[1]
-    known = {collection.name: collection for collection in lab.collections()}
-    if name not in known:
-        return lab.create_collection(name, dim, data.metric, index="vamana")
-    collection = known[name]
-    if (collection.dim, collection.metric) != (dim, data.metric):
-        raise Conflict(
-            f"collection {name!r} is already there with dim {collection.dim} and metric "
-            f"{collection.metric}: choose another --dir"
-        )
-    return collection
-
-
-def _fill(collection, ids, data):
-    import numpy as np
-    from tqdm import tqdm
-
-    there = collection.snapshot()
-    places = {id: i for i, id in enumerate(there.ids)}
-    order = [places.get(id, -1) for id in ids]
-    if len(places) == len(ids) and min(order) >= 0:
-        if np.array_equal(there.vectors[order], data.base):
-            print("  already loaded")
-            return
-    metas = data.metas if data.metas is not None else [None] * len(ids)
-    with tqdm(total=len(ids), desc="  load", unit="vectors") as bar:
-        for start in range(0, len(ids), UPSERT_ROWS):
-            part = slice(start, start + UPSERT_ROWS)
-            written = collection.upsert(ids[part], data.base[part], list(metas[part]))
-            bar.update(written.count)
-
-
-def _build(collection):
-    from tqdm import tqdm
-
-    from luma_lab.errors import WaitTimeout
-
-    status = collection.index_status()
-    if status["kind"] == "vamana" and status["indexed_points"] == status["points"]:
-        print("  index already built")
-        return
-    job = collection.build_index(kind="vamana")
-    with tqdm(total=100, desc="  build", unit="%", bar_format="{l_bar}{bar}| {elapsed}") as bar:
-        while True:
-            try:
-                job.result(timeout=0.1)
-            except WaitTimeout:
-                bar.update(int(100 * job.progress) - bar.n)
-            else:
-                bar.update(100 - bar.n)
-                return
-
-
-def _rows(found, ids):
-    """Return the hits as an int64 array of rows of the base, padded with -1."""
-    import numpy as np
-
-    places = {id: i for i, id in enumerate(ids)}
-    rows = np.full((len(found), DEMO_K), -1, dtype=np.int64)
-    for i, hits in enumerate(found):
-        rows[i, : len(hits)] = [places.get(hit.id, -1) for hit in hits]
-    return rows
-
-
-def _short(*parts):
-    text = " ".join("".join(parts).split())
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
 def _shown(default):

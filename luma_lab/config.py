@@ -6,22 +6,17 @@ Only the command line and the service import this module: pydantic is slow to lo
 """
 
 import ipaddress
-import os
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-from dotenv import dotenv_values
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from luma_lab.config_fields import NamedSource, explain, rows_of, setting
+from luma_lab.config_fields import Setting as Setting
 from luma_lab.errors import InvalidArgument, UnknownName
 
 DEFAULT_KEY = "dev"
 MEGABYTE = 1024 * 1024
-
-
-def _setting(default, help, env, *, flag=None, expected=None, secret=False, **limits):
-    extra = {"env": (env,) if isinstance(env, str) else env, "flag": flag, "expected": expected}
-    return Field(default, description=help, json_schema_extra=extra, repr=not secret, **limits)
 
 
 class Settings(BaseSettings):
@@ -41,7 +36,7 @@ class Settings(BaseSettings):
         env_file=".env", case_sensitive=True, extra="ignore", frozen=True, validate_default=True
     )
 
-    port: int = _setting(
+    port: int = setting(
         8080,
         "TCP port of REST, streams and the workbench; 0 takes any free one.",
         ("PORT_LUMA_VDB", "LUMA_PORT", "PORT"),
@@ -49,14 +44,14 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
     )
-    bind: str = _setting(
+    bind: str = setting(
         "127.0.0.1",
         "Address to listen on.",
         "BIND_ADDR",
         flag="--bind",
         expected="an IP address or 'localhost'",
     )
-    api_key: str = _setting(
+    api_key: str = setting(
         DEFAULT_KEY,
         "The key clients must send; with the default only loopback is served.",
         ("LUMA_API_KEY", "API_KEY"),
@@ -64,21 +59,21 @@ class Settings(BaseSettings):
         secret=True,
         pattern=r"^[\x21-\x7e]+$",
     )
-    auth: Literal["key", "open"] = _setting(
+    auth: Literal["key", "open"] = setting(
         "key",
         "'key' asks every client for the key; 'open' asks nobody (a laboratory on loopback).",
         "AUTH",
         flag="--auth",
         expected="'key' or 'open'",
     )
-    insecure: bool = _setting(
+    insecure: bool = setting(
         False,
         "Serve beyond loopback although the key is 'dev' or AUTH=open.",
         "LUMA_INSECURE",
         flag="--insecure",
         expected="true or false",
     )
-    data_dir: str = _setting(
+    data_dir: str = setting(
         "./data",
         "The lab's directory; created when missing.",
         "DATA_DIR",
@@ -86,24 +81,24 @@ class Settings(BaseSettings):
         expected="a path",
         min_length=1,
     )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
         "warning",
         "What is logged to standard error; 'info' has a line for each request.",
         "LUMA_LOG_LEVEL",
         flag="--log-level",
         expected="'debug', 'info', 'warning' or 'error'",
     )
-    cors_allowed_origins: str | None = _setting(
+    cors_allowed_origins: str | None = setting(
         None,
         "Comma list of origins that browsers may call from; unset: any (on loopback: loopback).",
         "CORS_ALLOWED_ORIGINS",
         expected="origins such as https://example.org, separated by commas, or *",
         pattern=r"^\s*(\*|https?://[^,/\s]+)(\s*,\s*(\*|https?://[^,/\s]+))*\s*$",
     )
-    max_body_mb: int = _setting(
+    max_body_mb: int = setting(
         100, "Largest request body, in MiB.", "MAX_BODY_MB", flag="--max-body-mb", ge=1, le=65536
     )
-    max_json_mb: int = _setting(
+    max_json_mb: int = setting(
         100,
         "Largest value, meta or filter as compact JSON, in MiB; at most MAX_BODY_MB.",
         "MAX_JSON_MB",
@@ -111,7 +106,7 @@ class Settings(BaseSettings):
         ge=1,
         le=65536,
     )
-    max_vector_dim: int = _setting(
+    max_vector_dim: int = setting(
         4096,
         "Most components of a vector.",
         "MAX_VECTOR_DIM",
@@ -119,10 +114,10 @@ class Settings(BaseSettings):
         ge=1,
         le=65535,
     )
-    max_k: int = _setting(
+    max_k: int = setting(
         256, "Most hits of one search.", "MAX_K", flag="--max-k", ge=1, le=1_000_000
     )
-    max_key_len: int = _setting(
+    max_key_len: int = setting(
         512,
         "Longest state key or prefix, in bytes of UTF-8.",
         "MAX_KEY_LEN",
@@ -130,7 +125,7 @@ class Settings(BaseSettings):
         ge=1,
         le=512,
     )
-    max_collection_len: int = _setting(
+    max_collection_len: int = setting(
         64,
         "Longest collection name, in bytes.",
         "MAX_COLLECTION_LEN",
@@ -138,39 +133,39 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
     )
-    max_id_len: int = _setting(
+    max_id_len: int = setting(
         128, "Longest point id, in bytes of UTF-8.", "MAX_ID_LEN", ge=1, le=512
     )
-    max_state_batch: int = _setting(
+    max_state_batch: int = setting(
         256, "Most operations of one batch_put.", "MAX_STATE_BATCH", ge=1, le=100_000
     )
-    max_vector_batch: int = _setting(
+    max_vector_batch: int = setting(
         256,
         "Most items of one upsert_batch or delete_batch in JSON.",
         "MAX_VECTOR_BATCH",
         ge=1,
         le=100_000,
     )
-    max_doc_find: int = _setting(
+    max_doc_find: int = setting(
         100, "Most documents of one find.", "MAX_DOC_FIND", ge=1, le=100_000
     )
-    sqlite_enabled: bool = _setting(
+    sqlite_enabled: bool = setting(
         True,
         "Whether users may run SQL over HTTP.",
         "SQLITE_ENABLED",
         flag="--sqlite-enabled",
         expected="true or false",
     )
-    sql_timeout_secs: int = _setting(
+    sql_timeout_secs: int = setting(
         10, "Seconds until a running statement is stopped.", "SQL_TIMEOUT_SECS", ge=1, le=86_400
     )
-    max_sql_rows: int = _setting(
+    max_sql_rows: int = setting(
         10_000, "Most rows of one SQL answer; more are cut.", "MAX_SQL_ROWS", ge=1, le=10_000_000
     )
-    max_sql_mb: int = _setting(
+    max_sql_mb: int = setting(
         16, "Most MiB of one SQL answer; more is cut.", "MAX_SQL_MB", ge=1, le=1024
     )
-    rate_limit_per_sec: int | None = _setting(
+    rate_limit_per_sec: int | None = setting(
         None,
         "Requests a second that one key may make; unset: any number.",
         "RATE_LIMIT_PER_SEC",
@@ -178,33 +173,33 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
     )
-    test_vectors: bool = _setting(
+    test_vectors: bool = setting(
         False,
         "Read the text TEST_VEC:1.0,0.0 of /search as a vector also where a key is asked for.",
         "TEST_VECTORS",
         expected="true or false",
     )
-    embedder: Literal["none", "lsa", "http"] = _setting(
+    embedder: Literal["none", "lsa", "http"] = setting(
         "lsa",
         "What makes the vectors of `/search`: 'lsa' learns from its texts, 'http' is an endpoint.",
         "EMBEDDER",
         expected="'none', 'lsa' or 'http'",
     )
-    embedder_url: str | None = _setting(
+    embedder_url: str | None = setting(
         None,
         "Of EMBEDDER=http: where `/v1/embeddings` is, as OpenAI and Ollama have it.",
         "EMBEDDER_URL",
         expected="http(s)://host[:port][/v1]",
         pattern=r"^https?://[^/\s?#@]+(/[^\s?#]*)?$",
     )
-    embedder_model: str | None = _setting(
+    embedder_model: str | None = setting(
         None,
         "Of EMBEDDER=http: the model's name.",
         "EMBEDDER_MODEL",
         expected="a name",
         min_length=1,
     )
-    embedder_api_key: str | None = _setting(
+    embedder_api_key: str | None = setting(
         None,
         "Of EMBEDDER=http: the key sent there.",
         "EMBEDDER_API_KEY",
@@ -212,21 +207,21 @@ class Settings(BaseSettings):
         secret=True,
         pattern=r"^[\x21-\x7e]+$",
     )
-    search_language: str = _setting(
+    search_language: str = setting(
         "en",
         "Language of the texts of `/search`: 'none', 'es', 'en' or another of Snowball's.",
         "SEARCH_LANGUAGE",
         expected="'none' or two letters",
         pattern=r"^(none|[a-z]{2})$",
     )
-    slow_query_ms: int = _setting(
+    slow_query_ms: int = setting(
         1000,
         "Requests that take longer are logged as warnings; 0: none.",
         "SLOW_QUERY_MS",
         ge=0,
         le=86_400_000,
     )
-    workers: int = _setting(
+    workers: int = setting(
         1,
         "Processes that serve the one port over the one directory.",
         "LUMA_WORKERS",
@@ -234,13 +229,13 @@ class Settings(BaseSettings):
         ge=1,
         le=256,
     )
-    log_format: Literal["text", "json"] = _setting(
+    log_format: Literal["text", "json"] = setting(
         "text",
         "'json' logs one object a line.",
         "LUMA_LOG_FORMAT",
         expected="'text' or 'json'",
     )
-    request_timeout_secs: int = _setting(
+    request_timeout_secs: int = setting(
         30,
         "Seconds until an unfinished request is answered with 408; builds and streams are exempt.",
         "REQUEST_TIMEOUT_SECS",
@@ -248,33 +243,33 @@ class Settings(BaseSettings):
         ge=1,
         le=86_400,
     )
-    event_retention_secs: int = _setting(
+    event_retention_secs: int = setting(
         7 * 86_400, "Events older than this are dropped.", "EVENT_RETENTION_SECS", ge=1, le=2**40
     )
-    event_retention_events: int = _setting(
+    event_retention_events: int = setting(
         10_000_000, "Most events kept.", "EVENT_RETENTION_EVENTS", ge=1, le=2**62
     )
-    event_retention_bytes: int = _setting(
+    event_retention_bytes: int = setting(
         1 << 30, "Most bytes of events kept.", "EVENT_RETENTION_BYTES", ge=1, le=2**62
     )
-    diskann_max_degree: int = _setting(
+    diskann_max_degree: int = setting(
         48,
         "Graph degree when diskann/build and tune name none.",
         "DISKANN_MAX_DEGREE",
         ge=4,
         le=1024,
     )
-    diskann_build_list_size: int = _setting(
+    diskann_build_list_size: int = setting(
         100,
         "Candidate list of a build that names none.",
         "DISKANN_BUILD_LIST_SIZE",
         ge=8,
         le=65535,
     )
-    diskann_search_list_size: int = _setting(
+    diskann_search_list_size: int = setting(
         64, "Stored search default when none is named.", "DISKANN_SEARCH_LIST_SIZE", ge=8, le=65535
     )
-    diskann_build_threads: int = _setting(
+    diskann_build_threads: int = setting(
         0,
         "Threads of a build that names none; 0 = all cores.",
         "DISKANN_BUILD_THREADS",
@@ -282,13 +277,13 @@ class Settings(BaseSettings):
         le=1024,
     )
 
-    auto_index: bool = _setting(
+    auto_index: bool = setting(
         True,
         "Build the first index of a collection in the background once it has 10,000 rows.",
         "AUTO_INDEX",
         expected="true or false",
     )
-    index_memory_mb: int | None = _setting(
+    index_memory_mb: int | None = setting(
         None,
         "MiB of memory an index that 'auto' picks may hold; unset: a quarter of the machine's.",
         "INDEX_MEMORY_MB",
@@ -304,7 +299,7 @@ class Settings(BaseSettings):
         try:
             super().__init__(**flags)
         except ValidationError as error:
-            raise InvalidArgument(_explain(error, flags)) from None
+            raise InvalidArgument(explain(error, type(self), flags)) from None
         except (UnicodeDecodeError, OSError) as error:
             raise InvalidArgument(f".env can't be read as UTF-8 text: {error}") from None
         self._check_together()
@@ -315,7 +310,7 @@ class Settings(BaseSettings):
     ):
         # One source that knows every name of a setting: pydantic's own would let an alias in
         # `.env` win over another alias in the environment.
-        return init_settings, _Named(cls, env_settings.env_vars, dotenv_settings.env_vars)
+        return init_settings, NamedSource(cls, env_settings.env_vars, dotenv_settings.env_vars)
 
     def _check_together(self):
         if self.max_json_mb > self.max_body_mb:
@@ -376,23 +371,7 @@ class Settings(BaseSettings):
         return None if "*" in origins else origins
 
 
-class Setting(NamedTuple):
-    """One row of the documented table of settings."""
-
-    name: str
-    env: tuple[str, ...]
-    flag: str | None
-    default: Any
-    help: str
-
-
-def _rows():
-    for name, field in Settings.model_fields.items():
-        extra = field.json_schema_extra
-        yield Setting(name, extra["env"], extra["flag"], field.default, field.description)
-
-
-SETTINGS = tuple(_rows())
+SETTINGS = rows_of(Settings)
 
 
 def is_loopback(host):
@@ -411,54 +390,3 @@ def _is_address(host):
         return host == "localhost" or bool(ipaddress.ip_address(host))
     except ValueError:
         return False
-
-
-class _Named(PydanticBaseSettingsSource):
-    """Finds each setting under any of its names: the environment first, then `.env`."""
-
-    def __init__(self, settings_cls, *places):
-        super().__init__(settings_cls)
-        self._places = places
-
-    def get_field_value(self, field, field_name):
-        for place in self._places:
-            for variable in field.json_schema_extra["env"]:
-                if place.get(variable) is not None:
-                    return place[variable], field_name, False
-        return None, field_name, False
-
-    def __call__(self):
-        found = {}
-        for name, field in self.settings_cls.model_fields.items():
-            value, _, _ = self.get_field_value(field, name)
-            if value is not None:
-                found[name] = value
-        return found
-
-
-def _explain(error, flags):
-    return "; ".join(_explain_one(problem, flags) for problem in error.errors())
-
-
-def _explain_one(problem, flags):
-    name = str(problem["loc"][0]) if problem["loc"] else "settings"
-    field = Settings.model_fields.get(name)
-    if field is None:
-        return f"{name}: {problem['msg']}"
-    extra = field.json_schema_extra
-    if name in flags:
-        variable = extra["flag"] or name
-    else:
-        places = (os.environ, dotenv_values(Settings.model_config["env_file"]))
-        known = [v for place in places for v in extra["env"] if place.get(v) is not None]
-        variable = known[0] if known else extra["env"][0]
-    value = "not usable" if not field.repr else repr(problem["input"])
-    return f"{variable} is {value}: expected {extra['expected'] or _expected(field)}"
-
-
-def _expected(field):
-    low, high = (
-        next((getattr(m, side) for m in field.metadata if hasattr(m, side)), None)
-        for side in ("ge", "le")
-    )
-    return f"an integer from {low} to {high}"

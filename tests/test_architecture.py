@@ -109,6 +109,31 @@ def test_import_stays_light():
     assert answer.stdout.strip() == "[]"
 
 
+def test_a_service_loads_no_compiler_before_it_needs_one():
+    """numba is 70 MB of memory, which a server that never searches vectors has no use for."""
+    code = "import sys, luma_lab.service.app; print('numba' in sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "False"
+
+
+def test_the_index_room_hands_out_what_it_names():
+    code = """
+import sys
+from luma_lab import index
+assert set(index.__all__) <= set(dir(index)) and "numba" not in sys.modules
+assert not hasattr(index, "HashIndex") and "numba" not in sys.modules
+for name in index.__all__:
+    assert getattr(index, name).__name__ == name
+    assert name in vars(index)
+from luma_lab.index import *
+print(VamanaIndex is index.VamanaIndex, index.TextIndex is index.text.TextIndex)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "True True", answer.stderr
+
+
 def test_no_foreign_words_in_the_tree():
     for path in sources():
         text = path.read_text()

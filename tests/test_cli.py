@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import luma_lab as luma
-from luma_lab import cli
+from luma_lab import cli, cli_demo
 from luma_lab.config import SETTINGS
 from luma_lab.errors import Conflict
 
@@ -275,8 +275,8 @@ def test_a_demo_with_poor_recall_fails(small_demo, monkeypatch, tmp_path):
 
 
 def test_a_demo_whose_answers_are_wrong_has_poor_recall(small_demo, monkeypatch, tmp_path):
-    rows = cli._rows
-    monkeypatch.setattr(cli, "_rows", lambda found, ids: rows(found, ids[1:] + ids[:1]))
+    rows = cli_demo._rows
+    monkeypatch.setattr(cli_demo, "_rows", lambda found, ids: rows(found, ids[1:] + ids[:1]))
     with pytest.raises(Conflict, match="below"):
         CliRunner().invoke(
             cli.app, ["demo", "--check", "--dir", str(tmp_path / "lab")], catch_exceptions=False

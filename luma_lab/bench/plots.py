@@ -151,6 +151,9 @@ def plot_scale(table, *, title=None, width=700, height=420):
     if not drawn:
         raise InvalidArgument("no size has a figure: no list size reached a recall of 0.95")
     plot.legend.click_policy = "hide"
+    # Above the lines, which may pass through every corner.
+    plot.add_layout(plot.legend[0], "above")
+    plot.legend.update(location="center_left", border_line_color=None, padding=0, margin=5)
     plot._repr_html_ = lambda: _inline(plot, width, height)
     return plot
 

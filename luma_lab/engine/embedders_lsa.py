@@ -13,8 +13,9 @@ import numpy as np
 from luma_lab.engine.embedders import check_texts
 from luma_lab.errors import CorruptStore, InvalidArgument
 from luma_lab.files import load_arrays, save_arrays
-from luma_lab.index.analyzer import Analyzer, check_language
+from luma_lab.index.analyzer import Analyzer
 from luma_lab.index.lexicon import Lexicon
+from luma_lab.index.snowball import check_language
 from luma_lab.index.stopwords import STOP_WORDS
 
 KIND = "lsa"

@@ -20,12 +20,16 @@ def kind_of(index_name):
 def make_directory(parts, uid, kind, serial):
     """Make an empty folder for an index; return its name."""
     # Numbered by offset, so that no name comes twice: a view tells indexes apart by name.
-    home = parts.matrices.directory(uid) / "index"
+    return make_numbered(parts.matrices.directory(uid) / "index", kind, serial)
+
+
+def make_numbered(home, prefix, serial):
+    """Make an empty folder ``prefix-serial``, or of the next free number; return its name."""
     home.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            os.mkdir(home / f"{kind}-{serial}")
-            return f"{kind}-{serial}"
+            os.mkdir(home / f"{prefix}-{serial}")
+            return f"{prefix}-{serial}"
         except FileExistsError:
             serial += 1
 

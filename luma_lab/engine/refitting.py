@@ -5,7 +5,6 @@ written meanwhile are embedded again until so few are left that they fit into th
 """
 
 import logging
-import os
 import shutil
 import time
 from functools import partial
@@ -13,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from luma_lab.engine import embedding, points
+from luma_lab.engine.index_files import make_numbered
 from luma_lab.engine.stamps import LSA, Texts, stamp_of
 from luma_lab.errors import Conflict, InvalidArgument, LeaseHeld, LumaError
 from luma_lab.store import catalog, leases, mappings
@@ -116,8 +116,10 @@ def _fit(parts, uid, name, stamp, unasked, job):
             parts.unfitted[uid] = len(known)  # not again until there is more
             raise
         job.report(0.4)
-        directory = _new_directory(parts, uid)
-        path = parts.matrices.directory(uid) / directory
+        home = parts.matrices.directory(uid)
+        # By offset, for another process may still read the old one: no name comes twice.
+        directory = make_numbered(home, "embedder", parts.follower.head.offset)
+        path = home / directory
         stamp = stamp._replace(
             fingerprint=embedder.fingerprint, directory=directory, fitted_on=len(known)
         )
@@ -276,16 +278,3 @@ def _commit(before, embedder, stamp, known, vectors, unit):
         )
         points.write_points(unit, row.name, batch, "update")
     return None
-
-
-def _new_directory(parts, uid):
-    # Numbered, so that no name comes twice while another process may still read the old one.
-    home = parts.matrices.directory(uid)
-    home.mkdir(parents=True, exist_ok=True)
-    serial = parts.follower.head.offset
-    while True:
-        try:
-            os.mkdir(home / f"embedder-{serial}")
-            return f"embedder-{serial}"
-        except FileExistsError:
-            serial += 1

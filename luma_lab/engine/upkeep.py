@@ -3,7 +3,6 @@ the write-ahead log, renews leases, builds and grows indexes, compacts, fits emb
 """
 
 import logging
-import math
 import shutil
 import threading
 import time
@@ -21,6 +20,8 @@ RETENTION_EVERY_SECS = 30.0
 BOUND_EVERY_SECS = 1.0
 FOLLOW_EVERY_SECS = 1.0
 SWEEP_KEYS = 1000
+# When what a process that died had under lease is removed: at opening it could not be.
+ORPHANS_AFTER_SECS = 1.2 * leases.LEASE_MS / 1000
 log = logging.getLogger(__name__)
 
 
@@ -58,8 +59,7 @@ class Upkeep:
     def _loop(self):
         parts = self._parts
         trim_at = beat_at = bound_at = follow_at = 0.0
-        # What a process that died had under lease could not be removed when the lab was opened.
-        sweep_at = time.monotonic() + 1.2 * leases.LEASE_MS / 1000
+        opened_at, orphans_left = time.monotonic(), True
         while not self._stop.wait(TICK_SECS):
             try:
                 self.sweep()
@@ -78,8 +78,8 @@ class Upkeep:
                     refitting.follow_texts(parts)
                     parts.texts.tend()
                     follow_at = time.monotonic() + FOLLOW_EVERY_SECS
-                if now >= sweep_at:
-                    sweep_at = math.inf
+                if orphans_left and now - opened_at >= ORPHANS_AFTER_SECS:
+                    orphans_left = False
                     parts.writer.run(lambda unit: remove_orphans(unit, parts.matrices))
                 if now >= trim_at:
                     trim_at = now + RETENTION_EVERY_SECS

@@ -14,18 +14,10 @@ import numpy as np
 
 from luma_lab.errors import InvalidArgument, UnknownName
 from luma_lab.index.letters import lower_letter, without_accents, word_table
+from luma_lab.index.snowball import SNOWBALL, check_language
 from luma_lab.index.stopwords import STOP_WORDS
 from luma_lab.kernels.tokens import LONGEST_WORD_BYTES, MARK
 
-# ISO 639-1 names of Snowball's languages; its own names are understood, too.
-SNOWBALL = {
-    "ar": "arabic", "ca": "catalan", "da": "danish", "de": "german", "el": "greek",
-    "en": "english", "es": "spanish", "et": "estonian", "eu": "basque", "fi": "finnish",
-    "fr": "french", "ga": "irish", "hu": "hungarian", "hy": "armenian", "id": "indonesian",
-    "it": "italian", "lt": "lithuanian", "ne": "nepali", "nl": "dutch", "no": "norwegian",
-    "pt": "portuguese", "ro": "romanian", "ru": "russian", "sv": "swedish", "ta": "tamil",
-    "tr": "turkish", "yi": "yiddish",
-}  # fmt: skip
 KEPT_LETTERS = {"es": "ñ"}
 # How much of a word's score its forms carry. What is not in the index hands its share on.
 FORM_WEIGHTS = {1: (1.0,), 2: (0.4, 0.6), 3: (0.4, 0.57, 0.03)}
@@ -157,16 +149,6 @@ def _cut_off(word):
             kept.append(letter)
             size += len(letter.encode("utf-8", "surrogatepass"))
     return "".join(kept)
-
-
-def check_language(language):
-    """Return the short name of a language, or raise `UnknownName`."""
-    if language in SNOWBALL or language == "none":
-        return language
-    by_name = {name: short for short, name in SNOWBALL.items()}
-    if not isinstance(language, str) or language not in by_name:
-        raise UnknownName("language", language, ("none", *SNOWBALL, *by_name))
-    return by_name[language]
 
 
 def _stop_words(language, wanted):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from luma_lab.index.living import Living, check_grown
+from luma_lab.index.living import Living
 from luma_lab.index.protocol import check_threads
 from luma_lab.index.rows import Growing, read_only
 from luma_lab.index.updates import Rooms, insert, mend
@@ -47,25 +47,7 @@ class Changing(Living):
             )
         return places
 
-    def grown(self, vectors, live):
-        """Return an index of more rows, made from this one, which stays as it is.
-
-        Unlike after :meth:`add` row numbers are those of `vectors`, and no number is used again.
-
-        Parameters
-        ----------
-        vectors : float32 array of shape (n, dim)
-            Its first `total_rows` rows are those this index has. Trusted to be finite; a
-            read-only array is not copied.
-        live : bool array of shape (n,)
-            Rows that are to be found; the others are left out of the graph.
-
-        Raises
-        ------
-        IndexNotBuilt, InvalidArgument
-        """
-        graph = self._built(self._graph)
-        check_grown(self, vectors, live)
+    def _grown(self, graph, vectors, live):
         made = type(self)(**self._settings(), threads=self.threads)
         rooms = made._rooms = Rooms(graph.neighbors, graph.live)
         places = np.arange(len(graph.nodes), len(vectors))

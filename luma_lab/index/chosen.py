@@ -4,7 +4,7 @@ import weakref
 
 import numpy as np
 
-from luma_lab.errors import InvalidArgument
+from luma_lab.index.protocol import check_ascending
 from luma_lab.index.rows import read_only
 
 REMEMBERED = 4  # masks of `total_rows` bytes each, at most
@@ -57,22 +57,10 @@ class RowChoices:
         known = self._known.get(id(rows))
         if known is not None and known[0]() is rows and known[1] == total:
             return ChosenRows(rows, total, known[2])
-        checked = _ascending(rows, total)
+        checked = check_ascending(rows, total)
         chosen = ChosenRows(read_only(checked), total, [])
         if checked is rows and not rows.flags.writeable and rows.base is None:
             if len(self._known) >= REMEMBERED:
                 self._known = {}
             self._known[id(rows)] = weakref.ref(rows), total, chosen._made
         return chosen
-
-
-def _ascending(rows, total):
-    array = np.asarray(rows)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InvalidArgument(
-            f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
-        )
-    array = np.ascontiguousarray(array, np.int64)
-    if array.size and (array[0] < 0 or array[-1] >= total or (array[1:] <= array[:-1]).any()):
-        raise InvalidArgument(f"rows: expected ascending numbers from 0 to {total - 1}")
-    return array

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from luma_lab.errors import InvalidArgument
-from luma_lab.index.analyzer import Analyzer, check_language
+from luma_lab.index.analyzer import Analyzer
 from luma_lab.index.lexicon import Lexicon
+from luma_lab.index.snowball import check_language
 
 
 class Group(NamedTuple):

@@ -11,9 +11,10 @@ class Living(Directory):
     """Ancestor of indexes that change: each search looks at what the index was at one moment.
 
     A class gives that as `_moment`, a named tuple with `live`, a bool for each row, and
-    `live_count`, or None before a build; `_changing`, the lock of changes; and
-    `_forget(moment, count)`, which takes over a moment with `count` fewer live rows.
-    `LEARNED` names the one parameter that a build finds out.
+    `live_count`, or None before a build; `_changing`, the lock of changes;
+    `_forget(moment, count)`, which takes over a moment with `count` fewer live rows; and
+    `_grown(moment, vectors, live)` and `_compacted(moment, vectors, live)`, which make another
+    index of checked arguments. `LEARNED` names the one parameter that a build finds out.
     """
 
     LEARNED = ""
@@ -39,6 +40,48 @@ class Living(Directory):
             live[rows] = False
             left = moment.live_count - len(rows)
             self._forget(moment._replace(live=live, live_count=left), len(rows))
+
+    def grown(self, vectors, live):
+        """Return an index of more rows, made from this one, which stays as it is.
+
+        Unlike after ``add`` row numbers are those of `vectors`, and no number is used again.
+        A graph gets new nodes, cells new members: nothing is built or trained anew.
+
+        Parameters
+        ----------
+        vectors : float32 array of shape (n, dim)
+            Its first `total_rows` rows are those this index has. Trusted to be finite; a
+            read-only array is not copied.
+        live : bool array of shape (n,)
+            Rows that are to be found; the others are left out.
+
+        Raises
+        ------
+        IndexNotBuilt, InvalidArgument
+        """
+        moment = self._built(self._moment)
+        check_grown(self, vectors, live)
+        return self._grown(moment, vectors, live)
+
+    def compacted(self, vectors, live):
+        """Return an index of the live rows only, numbered without gaps; this one stays as it is.
+
+        A graph is mended where rows are gone, cells lose members: nothing is built anew.
+
+        Parameters
+        ----------
+        vectors : float32 array of shape (m, dim)
+            The live rows, in order. Trusted to be finite; a read-only array is not copied.
+        live : bool array of shape (total_rows,)
+            Rows that are to be found.
+
+        Raises
+        ------
+        IndexNotBuilt, InvalidArgument
+        """
+        moment = self._built(self._moment)
+        check_compacted(self, vectors, moment.live, live)
+        return self._compacted(moment, vectors, live)
 
     def _as_added(self, vectors):
         """Return vectors (dim,) or (n, dim) as float32 (n, dim), checked."""

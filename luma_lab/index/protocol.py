@@ -222,7 +222,7 @@ def check_ascending(rows, total):
             f"rows have dtype {array.dtype} and shape {array.shape}: expected integers, (m,)"
         )
     array = np.ascontiguousarray(array, np.int64)
-    if array.size and (array[0] < 0 or array[-1] >= total or (np.diff(array) <= 0).any()):
+    if array.size and (array[0] < 0 or array[-1] >= total or (array[1:] <= array[:-1]).any()):
         raise InvalidArgument(f"rows: expected ascending numbers from 0 to {total - 1}")
     return array
 

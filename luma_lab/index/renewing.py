@@ -6,7 +6,6 @@ Unlike changes in place these leave the old index as it is, and number rows as t
 import numpy as np
 
 from luma_lab.index.cells import Rooms, insert
-from luma_lab.index.living import check_compacted, check_grown
 from luma_lab.index.protocol import check_threads
 from luma_lab.index.rows import read_only
 from luma_lab.index.updates import Rooms as GraphRooms
@@ -27,24 +26,7 @@ def renumbering(live):
 class RenewingGraph:
     """Mixed into an index whose `_graph` is a `Graph`, see `luma_lab.index.changing`."""
 
-    def compacted(self, vectors, live):
-        """Return an index of the live rows only, numbered without gaps; this one stays as it is.
-
-        The graph is mended where rows are gone, not built anew.
-
-        Parameters
-        ----------
-        vectors : float32 array of shape (m, dim)
-            The live rows, in order. Trusted to be finite; a read-only array is not copied.
-        live : bool array of shape (total_rows,)
-            Rows that are to be found.
-
-        Raises
-        ------
-        IndexNotBuilt, InvalidArgument
-        """
-        graph = self._built(self._graph)
-        check_compacted(self, vectors, graph.live, live)
+    def _compacted(self, graph, vectors, live):
         made = type(self)(**self._settings(), threads=self.threads)
         live = graph.live & live
         count = int(np.count_nonzero(live))
@@ -72,26 +54,7 @@ class RenewingGraph:
 class RenewingCells:
     """Mixed into an index whose `_cells` are `Cells`, see `luma_lab.index.cells`."""
 
-    def grown(self, vectors, live):
-        """Return an index of more rows, made from this one, which stays as it is.
-
-        Unlike after :meth:`add` row numbers are those of `vectors`, no number is used again,
-        and cells are not trained again.
-
-        Parameters
-        ----------
-        vectors : float32 array of shape (n, dim)
-            Its first `total_rows` rows are those this index has. Trusted to be finite; a
-            read-only array is not copied.
-        live : bool array of shape (n,)
-            Rows that are to be found; the others lose their slots.
-
-        Raises
-        ------
-        IndexNotBuilt, InvalidArgument
-        """
-        cells = self._built(self._cells)
-        check_grown(self, vectors, live)
+    def _grown(self, cells, vectors, live):
         made, rooms = self._like(), Rooms(cells)
         if cells.vectors is not None:
             rooms.vectors = _There(vectors)
@@ -104,22 +67,7 @@ class RenewingCells:
         made._adopt(_without(cells, live), self._trained_rows)
         return made
 
-    def compacted(self, vectors, live):
-        """Return an index of the live rows only, numbered without gaps; this one stays as it is.
-
-        Parameters
-        ----------
-        vectors : float32 array of shape (m, dim)
-            The live rows, in order. Trusted to be finite; a read-only array is not copied.
-        live : bool array of shape (total_rows,)
-            Rows that are to be found.
-
-        Raises
-        ------
-        IndexNotBuilt, InvalidArgument
-        """
-        cells = self._built(self._cells)
-        check_compacted(self, vectors, cells.live, live)
+    def _compacted(self, cells, vectors, live):
         cells = _without(cells, live)
         made = self._like()
         numbers, slots = renumbering(cells.live), cells.held_slots()

@@ -33,11 +33,10 @@ from luma_lab.kernels.int8 import (
     INSTRUCTION,
     LOW_HALF,
     PORTABLE,
-    VNNI,
     WORD,
     bytes_at,
     emit_loop,
-    vectors_of,
+    emit_vpdpbusd,
 )
 
 FLOATS = 3  # a kind of blocks, beside quantize.Q8 and Q4
@@ -87,15 +86,7 @@ class _Lanes:
                     builder.shuffle_vector(products, products, ir.Constant(self.sums, picked)),
                 )
             return total
-        operand = vectors_of(self.element, self.bytes)
-        call = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(self.sums, [self.sums, operand, operand]),
-            VNNI.format(bits=self.bits),
-        )
-        return builder.call(
-            call, [total, builder.bitcast(query, operand), builder.bitcast(code, operand)]
-        )
+        return emit_vpdpbusd(builder, self.bits, self.element, total, query, code)
 
 
 def _finish(builder, distances, out, limit):

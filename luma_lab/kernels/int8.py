@@ -76,6 +76,19 @@ def choose_instruction(target, accepts=_accepts):
     return PORTABLE, PORTABLE_BYTES * 8, BYTE
 
 
+def emit_vpdpbusd(builder, bits, element, total, query, code):
+    """Return the int32 vector `total` plus the sums by fours of the products of bytes."""
+    operand = vectors_of(element, bits // 8)
+    call = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(total.type, [total.type, operand, operand]),
+        VNNI.format(bits=bits),
+    )
+    return builder.call(
+        call, [total, builder.bitcast(query, operand), builder.bitcast(code, operand)]
+    )
+
+
 class _Machine:
     """Emits multiply-adds of byte vectors for one choice of :func:`choose_instruction`."""
 
@@ -93,15 +106,7 @@ class _Machine:
         if self.name == PORTABLE:
             product = builder.mul(builder.zext(query, self.sums), builder.sext(code, self.sums))
             return builder.add(total, product)
-        operand = vectors_of(self.element, self.step)
-        call = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(self.sums, [self.sums, operand, operand]),
-            VNNI.format(bits=self.bits),
-        )
-        return builder.call(
-            call, [total, builder.bitcast(query, operand), builder.bitcast(code, operand)]
-        )
+        return emit_vpdpbusd(builder, self.bits, self.element, total, query, code)
 
     def load(self, builder, address, offset):
         """Return the byte vector at integer `address` plus the constant `offset`."""

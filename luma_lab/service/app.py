@@ -13,7 +13,7 @@ from tornado.web import Application
 from luma_lab.engine.embedders_http import HttpEmbedder
 from luma_lab.engine.keys import KeyStore
 from luma_lab.errors import InvalidArgument, Unavailable, UnknownName
-from luma_lab.index.analyzer import check_language
+from luma_lab.index.snowball import check_language
 from luma_lab.service import (
     bulk,
     consumers,

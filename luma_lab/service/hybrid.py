@@ -4,12 +4,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from luma_lab import codec
 from luma_lab.engine.fusion import RRF_K
 from luma_lab.errors import InvalidArgument
 from luma_lab.service.documents import check_filter
 from luma_lab.service.operation import Operation
-from luma_lab.service.vectors import COLLECTION, PATH, VectorHandler
+from luma_lab.service.queries import answer_body, hit_body
+from luma_lab.service.vectors import COLLECTION, PATH, PointQuery, VectorHandler
 
 MAX_TEXT_BYTES = 64 * 1024
 CANDIDATES_PER_K = 16  # of MAX_K: how deep a branch may be asked to look
@@ -30,21 +30,14 @@ class Fusion(msgspec.Struct):
     weights: Weights = msgspec.field(default_factory=Weights)
 
 
-class QueryRequest(msgspec.Struct, kw_only=True):
+class QueryRequest(PointQuery, kw_only=True):
     """Body of query: a vector, a text or both; a text alone is embedded where it can be."""
 
     vector: list[float] | None = None
     text: str | None = None
-    filters: Any = None
-    k: int
     fusion: Fusion | None = None
     candidates: int | None = None
     include_meta: bool = True
-    include_vector: bool = False
-    explain: bool = False
-    group_by: str | None = None
-    group_limit: int | None = None
-    min_offset: int | None = None
 
 
 class Branch(msgspec.Struct):
@@ -92,29 +85,23 @@ class QueryHandler(VectorHandler):
         def search():
             collection = self.collection(name)
             hits = collection.search_hybrid(request.vector, request.text, request.k, **options)
-            return answer_body(hits, request)
+            return answer_body(hits, request, _hit_body)
 
         await self.answer(search)
 
     def _check(self, request):
         """Return the keywords of `Collection.search_hybrid`; raise on what is out of range."""
-        most = self.limits.max_k
-        if not 1 <= request.k <= most:
-            raise InvalidArgument(f"invalid k: {request.k}, expected 1 to {most}")
+        self.check_counts(request)
         if request.vector is None and request.text is None:
             raise InvalidArgument("vector and text are missing: expected at least one of them")
         if request.text is not None and (size := len(request.text.encode())) > MAX_TEXT_BYTES:
             raise InvalidArgument(f"text too long: {size} bytes, at most {MAX_TEXT_BYTES}")
         self.check_vector(request.vector)
         check_filter(request.filters)
-        limit = request.group_limit
-        if limit is not None and limit > most:
-            raise InvalidArgument(f"invalid group_limit: {limit}, at most {most}")
-        depth = request.candidates
-        if depth is not None and not request.k <= depth <= CANDIDATES_PER_K * most:
+        depth, deepest = request.candidates, CANDIDATES_PER_K * self.limits.max_k
+        if depth is not None and not request.k <= depth <= deepest:
             raise InvalidArgument(
-                f"invalid candidates: {depth}, expected k = {request.k} to "
-                f"{CANDIDATES_PER_K * most}"
+                f"invalid candidates: {depth}, expected k = {request.k} to {deepest}"
             )
         fusion = request.fusion or Fusion()
         return {
@@ -125,33 +112,14 @@ class QueryHandler(VectorHandler):
             "filter": request.filters,
             "include_vector": request.include_vector,
             "group_by": request.group_by,
-            "group_limit": 1 if limit is None else limit,
+            "group_limit": 1 if request.group_limit is None else request.group_limit,
             "explain": request.explain,
         }
 
 
-def answer_body(hits, request):
-    """Return the JSON object of the `Hits` of a query."""
-    body = {"hits": [_hit_body(hit, request) for hit in hits]}
-    if hits.groups is not None:
-        body["groups"] = [
-            {"key": group.key, "hits": [_hit_body(hit, request) for hit in group.hits]}
-            for group in hits.groups
-        ]
-    if request.explain:
-        body["receipt"] = hits.receipt
-    return body
-
-
 def _hit_body(hit, request):
-    body = {
-        "id": hit.id,
-        "score": hit.score,
-        "meta": hit.meta if request.include_meta else None,
-        "branches": hit.branches,
-    }
-    if request.include_vector:
-        body["vector"] = codec.float_list(hit.vector)
+    body = hit_body(hit, request)
+    body["branches"] = hit.branches
     return body
 
 

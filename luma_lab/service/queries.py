@@ -9,7 +9,7 @@ from luma_lab import codec
 from luma_lab.errors import DimensionMismatch, InvalidArgument, InvalidFilter
 from luma_lab.service.documents import check_filter
 from luma_lab.service.operation import Operation, Parameter
-from luma_lab.service.vectors import COLLECTION, PATH, VectorHandler
+from luma_lab.service.vectors import COLLECTION, PATH, PointQuery, VectorHandler
 
 BINARY = "application/octet-stream"
 MORE_THAN_A_WALK = (
@@ -25,20 +25,13 @@ class SearchParams(msgspec.Struct):
     rerank: int | None = None
 
 
-class SearchOptions(msgspec.Struct, kw_only=True):
-    """What both searches share; a filter is an object or an expression."""
+class SearchOptions(PointQuery, kw_only=True):
+    """What both searches share."""
 
-    k: int
-    filters: Any = None
     include_meta: bool = False
-    include_vector: bool = False
-    explain: bool = False
     exact: bool = False
     min_score: float | None = None
-    min_offset: int | None = None
     params: SearchParams | None = None
-    group_by: str | None = None
-    group_limit: int | None = None
 
 
 class SearchRequest(SearchOptions, kw_only=True):
@@ -123,12 +116,8 @@ class SearchHandler(VectorHandler):
     def check_options(self, request):
         """Return the keywords of `Collection.search`; raise on what can't be had."""
         params = request.params or SearchParams()
-        if not 1 <= request.k <= self.limits.max_k:
-            raise InvalidArgument(f"invalid k: {request.k}, expected 1 to {self.limits.max_k}")
+        self.check_counts(request)
         check_filter(request.filters)
-        limit = request.group_limit
-        if limit is not None and limit > self.limits.max_k:
-            raise InvalidArgument(f"invalid group_limit: {limit}, at most {self.limits.max_k}")
         return {
             "filter": request.filters,
             "search_list_size": params.search_list_size,
@@ -138,7 +127,7 @@ class SearchHandler(VectorHandler):
             "include_vector": request.include_vector,
             "min_score": request.min_score,
             "group_by": request.group_by,
-            "group_limit": 1 if limit is None else limit,
+            "group_limit": 1 if request.group_limit is None else request.group_limit,
             "explain": request.explain,
         }
 
@@ -211,20 +200,8 @@ def decode_floats(body, collection, count=None):
     return np.frombuffer(body, "<f4").reshape(-1, dim)
 
 
-def answer_body(hits, request):
-    """Return the JSON object of one search's `Hits`."""
-    body = {"hits": [_hit_body(hit, request) for hit in hits]}
-    if hits.groups is not None:
-        body["groups"] = [
-            {"key": group.key, "hits": [_hit_body(hit, request) for hit in group.hits]}
-            for group in hits.groups
-        ]
-    if request.explain:
-        body["receipt"] = hits.receipt
-    return body
-
-
-def _hit_body(hit, request):
+def hit_body(hit, request):
+    """Return the JSON object of a hit."""
     body = {
         "id": hit.id,
         "score": float(hit.score),
@@ -232,6 +209,19 @@ def _hit_body(hit, request):
     }
     if request.include_vector:
         body["vector"] = codec.float_list(hit.vector)
+    return body
+
+
+def answer_body(hits, request, hit_body=hit_body):
+    """Return the JSON object of one search's `Hits`."""
+    body = {"hits": [hit_body(hit, request) for hit in hits]}
+    if hits.groups is not None:
+        body["groups"] = [
+            {"key": group.key, "hits": [hit_body(hit, request) for hit in group.hits]}
+            for group in hits.groups
+        ]
+    if request.explain:
+        body["receipt"] = hits.receipt
     return body
 
 

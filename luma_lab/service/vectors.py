@@ -118,6 +118,18 @@ class DetailAnswer(msgspec.Struct):
     embedder: str | None
 
 
+class PointQuery(msgspec.Struct, kw_only=True):
+    """What every search of points takes; a filter is an object or an expression."""
+
+    k: int
+    filters: Any = None
+    include_vector: bool = False
+    explain: bool = False
+    min_offset: int | None = None
+    group_by: str | None = None
+    group_limit: int | None = None
+
+
 class VectorHandler(BaseHandler):
     """What the routes of one collection share."""
 
@@ -148,6 +160,14 @@ class VectorHandler(BaseHandler):
         limit = self.limits.max_vector_dim
         if vector is not None and len(vector) > limit:
             raise InvalidArgument(f"vector too large: {len(vector)} components, at most {limit}")
+
+    def check_counts(self, request):
+        """Raise `InvalidArgument` when a `PointQuery` asks for more hits than one may."""
+        most = self.limits.max_k
+        if not 1 <= request.k <= most:
+            raise InvalidArgument(f"invalid k: {request.k}, expected 1 to {most}")
+        if request.group_limit is not None and request.group_limit > most:
+            raise InvalidArgument(f"invalid group_limit: {request.group_limit}, at most {most}")
 
     def check_dimension(self, vector, collection, place=""):
         """Raise `DimensionMismatch` unless a vector of many fits; `place` says which it is."""

@@ -50,6 +50,8 @@ def test_each_size_gets_a_row_and_the_plot_shows_the_slopes(data):
     (points,) = plot.select(name="comparisons")
     assert points.data_source.data["y"] == table.comparisons.to_list()
     assert isinstance(plot.x_scale, models.LogScale) and isinstance(plot.y_scale, models.LogScale)
+    above = [part for part in plot.above if isinstance(part, models.Legend)]
+    assert above == [*plot.legend], "a legend inside covers lines"
     labels = [item.label.value for item in plot.legend.items]
     assert f"comparisons a query (slope {slope:.2f})" in labels
     assert plot._repr_html_().startswith("<iframe srcdoc=")

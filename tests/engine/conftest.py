@@ -1,4 +1,4 @@
-"""What the tests of SQL start from."""
+"""What the tests of collections and of SQL start from."""
 
 import pytest
 
@@ -13,3 +13,10 @@ def sql(lab):
     lab.state.put("short", 1, ttl_ms=1000)
     lab.documents("notes").put("n1", {"q": 1})
     return lab.sql
+
+
+@pytest.fixture
+def docs(lab):
+    docs = lab.create_collection("docs", 3, "l2")
+    docs.upsert(["a", "b"], [[1, 0, 0], [0, 1, 0]], [{"n": 1}, None])
+    return docs

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from collection_contents import contents
 
 from luma_lab.errors import (
     AlreadyExists,
@@ -14,26 +15,6 @@ from luma_lab.errors import (
     PointNotFound,
     UnknownName,
 )
-
-
-@pytest.fixture
-def docs(lab):
-    docs = lab.create_collection("docs", 3, "l2")
-    docs.upsert(["a", "b"], [[1, 0, 0], [0, 1, 0]], [{"n": 1}, None])
-    return docs
-
-
-def contents(lab):
-    docs = lab.collection("docs")
-    points, _ = docs.scroll(limit=1000)
-    return (
-        [c.name for c in lab.collections()],
-        [(p.id, p.vector.tolist(), p.meta) for p in points],
-        docs.info(),
-        lab.head,
-        [h.id for h in docs.search([0, 0, 0], k=1000, exact=True)],
-    )
-
 
 V = [1.0, 2.0, 3.0]
 LONG = "x" * 513

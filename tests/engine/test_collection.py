@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from collection_contents import contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,25 +15,6 @@ from luma_lab.errors import (
     PointNotFound,
     WaitTimeout,
 )
-
-
-@pytest.fixture
-def docs(lab):
-    docs = lab.create_collection("docs", 3, "l2")
-    docs.upsert(["a", "b"], [[1, 0, 0], [0, 1, 0]], [{"n": 1}, None])
-    return docs
-
-
-def contents(lab):
-    docs = lab.collection("docs")
-    points, _ = docs.scroll(limit=1000)
-    return (
-        [c.name for c in lab.collections()],
-        [(p.id, p.vector.tolist(), p.meta) for p in points],
-        docs.info(),
-        lab.head,
-        [h.id for h in docs.search([0, 0, 0], k=1000, exact=True)],
-    )
 
 
 def test_a_new_collection_is_empty_and_told_of(lab):

@@ -9,8 +9,11 @@ import pytest
 from children import child
 
 import luma_lab as luma
+from luma_lab.engine import upkeep
 from luma_lab.engine.lab import Lab
+from luma_lab.engine.refitting import lease_of
 from luma_lab.errors import LumaError, StoreClosed
+from luma_lab.store import leases
 
 
 def fill(lab):
@@ -254,6 +257,37 @@ def test_everything_is_there_after_reopening(path):
             docs.search(vectors[3], k=50), docs.info(), dict(lab.state), lab.events.read(limit=9999)
         )  # fmt: skip
         assert after == before
+        assert lab.verify().ok
+
+
+def test_what_a_dead_process_had_under_lease_is_removed_once_the_lease_is_over(
+    path, clock, monkeypatch
+):
+    monkeypatch.setattr(upkeep, "ORPHANS_AFTER_SECS", 3600.0)
+    with Lab(path, clock=clock) as lab:
+        fill(lab)
+        uid = lab._parts.follower.row("docs").uid
+
+        def die(unit):
+            leases.take(unit.connection, f"build:{uid}", "dead", unit.now_ms)
+            leases.take(unit.connection, lease_of(uid), "dead", unit.now_ms)
+
+        lab._parts.writer.run(die)
+    home = path / "collections" / str(uid)
+    left = [home / "index" / "vamana-99", home / "embedder-99", home / "vectors-99.f32"]
+    for directory in left[:2]:
+        directory.mkdir(parents=True)
+        (directory / "part.npy").write_bytes(b"half")
+    left[2].write_bytes(b"half")
+    with Lab(path, clock=clock) as lab:
+        assert all(file.exists() for file in left)
+        clock.advance(leases.LEASE_MS + 1)
+        monkeypatch.setattr(upkeep, "ORPHANS_AFTER_SECS", 0.0)
+        limit = time.monotonic() + 20
+        while any(file.exists() for file in left) and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert not any(file.exists() for file in left)
+        assert [hit.id for hit in lab.collection("docs").search([0, 1], k=2)] == ["b", "a"]
         assert lab.verify().ok
 
 

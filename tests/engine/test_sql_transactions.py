@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from children import child
+from held_writer import held_writer
 from sql_contents import ENDLESS, contents
 
 from luma_lab.engine.lab import Lab
@@ -45,15 +46,6 @@ def test_a_statement_that_rolls_back_undoes_everything(sql, lab):
 
 def test_neighbours_of_a_rollback_are_unharmed(sql, lab):
     before = lab.head
-    writer = lab._parts.writer
-    inside, leave = threading.Event(), threading.Event()
-
-    def hold(unit):
-        inside.set()
-        leave.wait(10)
-
-    writer.submit(hold)
-    inside.wait(10)
     answers = []
 
     def run(call, *args):
@@ -65,9 +57,9 @@ def test_neighbours_of_a_rollback_are_unharmed(sql, lab):
     calls = [(lab.state.put, f"n{i}", i) for i in range(4)]
     calls.insert(2, (sql.execute, "INSERT OR ROLLBACK INTO t VALUES ('a', 1)"))
     threads = [threading.Thread(target=run, args=call) for call in calls]
-    for thread in threads:
-        thread.start()
-    leave.set()
+    with held_writer(lab):
+        for thread in threads:
+            thread.start()
     for thread in threads:
         thread.join()
     assert sum(isinstance(a, SqlError) for a in answers) == 1

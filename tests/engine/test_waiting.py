@@ -1,11 +1,11 @@
 """Time limits that stop work, coroutines that wait for commits, operations without a savepoint."""
 
 import asyncio
-import threading
 import time
 
 import apsw
 import pytest
+from held_writer import held_writer
 
 from luma_lab.engine import writer as writing
 from luma_lab.engine.lab import Lab
@@ -28,17 +28,12 @@ def test_a_read_beyond_the_thread_s_time_limit_is_stopped(lab):
 
 
 def test_a_write_that_waits_longer_than_its_limit_is_left_out(lab):
-    inside, leave = threading.Event(), threading.Event()
-
-    def hold(unit):
-        inside.set()
-        leave.wait(10)
-
-    lab._parts.writer.submit(hold)
-    inside.wait(10)
-    with deadline.limited(0.05), pytest.raises(WaitTimeout, match="nothing was written"):
+    with (
+        held_writer(lab),
+        deadline.limited(0.05),
+        pytest.raises(WaitTimeout, match="nothing was written"),
+    ):
         lab.state.put("late", 1)
-    leave.set()
     lab.state.put("next", 1)
     assert "late" not in lab.state
 
@@ -69,18 +64,10 @@ def test_coroutines_put_together_and_each_gets_its_own_answer(lab):
 
 
 def test_a_cancelled_coroutine_s_put_is_left_out(lab):
-    inside, leave = threading.Event(), threading.Event()
-
-    def hold(unit):
-        inside.set()
-        leave.wait(10)
-
     async def give_up():
-        lab._parts.writer.submit(hold)
-        await asyncio.to_thread(inside.wait, 10)
-        put = lab.state.put_async("late", 1)
-        put.cancel()
-        leave.set()
+        with held_writer(lab):
+            put = lab.state.put_async("late", 1)
+            put.cancel()
         await lab.state.put_async("next", 1)
 
     asyncio.run(give_up())
@@ -105,22 +92,13 @@ def test_put_async_checks_at_once_and_knows_its_place(lab):
 
 
 def test_a_loop_that_ended_before_its_answer_harms_nobody(lab):
-    inside, leave = threading.Event(), threading.Event()
-
-    def hold(unit):
-        inside.set()
-        leave.wait(10)
-
-    lab._parts.writer.submit(hold)
-    inside.wait(10)
-    loop = asyncio.new_event_loop()
-
     async def ask():
         lab.state.put_async("orphan", 1)
 
-    loop.run_until_complete(ask())
-    loop.close()
-    leave.set()
+    with held_writer(lab):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(ask())
+        loop.close()
     lab.state.put("next", 1)
     assert lab.state["orphan"] == 1
 
@@ -138,19 +116,10 @@ def test_half_an_operation_without_a_savepoint_is_never_committed(path):
 
     with Lab(path) as lab:
         lab.state["kept"] = 1
-        inside, leave = threading.Event(), threading.Event()
-
-        def hold(unit):
-            inside.set()
-            leave.wait(10)
-
-        held = lab._parts.writer.submit(hold)
-        inside.wait(10)
-        before = lab._parts.writer.submit(lambda unit: unit.append("before"))
-        bad = lab._parts.writer.submit(partial(torn, count=1))
-        after = lab._parts.writer.submit(lambda unit: unit.append("after"))
-        leave.set()
-        held.result(10)
+        with held_writer(lab):
+            before = lab._parts.writer.submit(lambda unit: unit.append("before"))
+            bad = lab._parts.writer.submit(partial(torn, count=1))
+            after = lab._parts.writer.submit(lambda unit: unit.append("after"))
         with pytest.raises(OSError, match="no space left"):
             bad.result(10)
         assert (before.result(10), after.result(10)) == (2, 3)

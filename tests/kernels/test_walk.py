@@ -1,7 +1,5 @@
 """The walk and the prune against instrumented plain Python."""
 
-import heapq
-
 import numpy as np
 import pytest
 
@@ -34,20 +32,32 @@ def measure(a, b, metric):
     return float(((a - b) ** 2).sum()) if metric == L2 else float(-(a @ b))
 
 
-def reference_walk(query, vectors, neighbors, entry, size, metric):
-    """Best-first search with a list of `size` places; returns it with hops and comparisons."""
+def textbook_walk(query, vectors, neighbors, entry, metric, kept):
+    """Best-first search; returns its list with the nodes expanded and the comparisons.
+
+    After each node `kept(places, expanded)` says what stays of the list, in order; None: the
+    walk is given up.
+    """
     places = [(measure(query, vectors[entry], metric), entry)]
-    seen, expanded, comparisons = {entry}, [], 1
+    seen, expanded = {entry}, []
     while waiting := [place for place in places if place[1] not in expanded]:
         node = min(waiting)[1]
         expanded.append(node)
         for other in neighbors[node].tolist():
             if other >= 0 and other not in seen:
                 seen.add(other)
-                comparisons += 1
                 places.append((measure(query, vectors[other], metric), other))
-        places = heapq.nsmallest(size, places)
-    return sorted(places), expanded, comparisons
+        places = kept(sorted(places), expanded)
+        if places is None:
+            return [], expanded, len(seen)
+    return places, expanded, len(seen)
+
+
+def reference_walk(query, vectors, neighbors, entry, size, metric):
+    """The walk with a list of `size` places."""
+    return textbook_walk(
+        query, vectors, neighbors, entry, metric, lambda places, expanded: places[:size]
+    )
 
 
 def kernel_walk(query, vectors, neighbors, entry, size, metric, epoch=0):
@@ -106,28 +116,20 @@ def test_a_walk_over_codes_reports_the_work_of_the_textbook_walk_over_them(metri
 
 
 def reference_filtered_walk(query, vectors, neighbors, entry, wanted, least, room, mask, metric):
-    """`reference_walk` with a list that ends where `wanted` of its places pass, or at `room`.
+    """The walk with a list that ends where `wanted` of its places pass, or at `room`.
 
     Given up where less than a share of `least` of them would.
     """
-    places = [(measure(query, vectors[entry], metric), entry)]
-    seen, expanded, comparisons = {entry}, [], 1
-    while waiting := [place for place in places if place[1] not in expanded]:
-        node = min(waiting)[1]
-        expanded.append(node)
-        for other in neighbors[node].tolist():
-            if other >= 0 and other not in seen:
-                seen.add(other)
-                comparisons += 1
-                places.append((measure(query, vectors[other], metric), other))
-        places.sort()
+
+    def kept(places, expanded):
         passing = [i for i, (_, row) in enumerate(places) if mask[row]]
         places = places[: passing[wanted - 1] + 1] if len(passing) >= wanted else places
         places = places[:room]
         passed = sum(bool(mask[row]) for _, row in places)
         in_sight = passed == wanted or passed * room >= least * wanted * len(places)
-        if len(expanded) % graph.PATIENCE == 0 and not in_sight:
-            return [], len(expanded), comparisons
+        return places if in_sight or len(expanded) % graph.PATIENCE else None
+
+    places, expanded, comparisons = textbook_walk(query, vectors, neighbors, entry, metric, kept)
     return places, len(expanded), comparisons
 
 

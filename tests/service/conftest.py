@@ -1,4 +1,6 @@
 import contextlib
+import os
+import shutil
 
 import pytest
 from service_running import KEY, Running
@@ -41,6 +43,23 @@ def server(serve):
 def client(server):
     with server.client() as client:
         yield client
+
+
+@pytest.fixture
+def browser():
+    """Chromium; a test that asks for it skips where there is none, but never in CI."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no chromium on this machine, and CI must not skip")
+        pytest.skip("there is no chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=chromium, headless=True, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield launched
+        launched.close()
 
 
 @pytest.fixture(scope="module")

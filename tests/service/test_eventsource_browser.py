@@ -1,7 +1,5 @@
 """The stream as a browser's own EventSource hears it."""
 
-import os
-import shutil
 import signal
 
 import httpx
@@ -21,19 +19,8 @@ FOLLOW = """() => {
 
 
 @pytest.fixture
-def page():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        if os.environ.get("CI"):
-            pytest.fail("there is no chromium on this machine, and CI must not skip")
-        pytest.skip("there is no chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, headless=True, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser.new_page()
-        browser.close()
+def page(browser):
+    return browser.new_page()
 
 
 def publish(server, numbers):

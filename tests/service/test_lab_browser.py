@@ -1,6 +1,3 @@
-import os
-import shutil
-
 import pytest
 from service_running import KEY
 from serving import serving
@@ -8,22 +5,6 @@ from serving import serving
 from luma_lab import widgets
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        if os.environ.get("CI"):
-            pytest.fail("there is no chromium on this machine, and CI must not skip")
-        pytest.skip("there is no chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=chromium, headless=True, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield launched
-        launched.close()
 
 
 def test_the_workbench_opens_after_the_login_and_asks_no_other_host(serve, browser):

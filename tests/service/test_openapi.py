@@ -1,7 +1,5 @@
 import json
-import os
 import re
-import shutil
 
 import pytest
 import yaml
@@ -105,42 +103,33 @@ def test_the_static_folder_holds_its_files_and_no_others(shared):
 
 
 @pytest.mark.browser
-def test_the_page_lists_the_operations_and_tries_them_without_another_host(serve, tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        if os.environ.get("CI"):
-            pytest.fail("there is no chromium on this machine, and CI must not skip")
-        pytest.skip("there is no chromium on this machine")
+def test_the_page_lists_the_operations_and_tries_them_without_another_host(
+    serve, browser, tmp_path
+):
     server = serve()
     server.lab.state.put("k", {"a": 1})
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, headless=True, args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = browser.new_page()
-        asked, faults = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
-        answer = page.goto(server.url + "/docs")
-        assert answer.headers["content-security-policy"].startswith("default-src 'self'")
-        page.locator("#operations[aria-busy=false]").wait_for()
-        assert page.locator("details.operation").count() == len(all_operations())
-        page.fill("#key", KEY)
-        page.fill("#find", "entry get /v1/state/{key}")
-        shown = page.locator("details.operation:visible")
-        assert shown.count() == 1
-        page.fill("#find", "")
-        box = page.locator("#get_v1_state_key")
-        box.locator("summary").click()
-        box.locator("input[name=key]").fill("k")
-        box.get_by_text("Send").click()
-        box.get_by_text('"revision"').wait_for()
-        assert box.locator("pre").inner_text().startswith("200 OK")
-        for details in page.locator("details.operation").all():
-            if details.get_attribute("id") != "get_v1_state_key":
-                details.locator("summary").click()
-        page.screenshot(path=str(tmp_path / "docs.png"))
-        assert all(url.startswith(server.url) for url in asked) and faults == []
-        browser.close()
+    page = browser.new_page()
+    asked, faults = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
+    answer = page.goto(server.url + "/docs")
+    assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+    page.locator("#operations[aria-busy=false]").wait_for()
+    assert page.locator("details.operation").count() == len(all_operations())
+    page.fill("#key", KEY)
+    page.fill("#find", "entry get /v1/state/{key}")
+    shown = page.locator("details.operation:visible")
+    assert shown.count() == 1
+    page.fill("#find", "")
+    box = page.locator("#get_v1_state_key")
+    box.locator("summary").click()
+    box.locator("input[name=key]").fill("k")
+    box.get_by_text("Send").click()
+    box.get_by_text('"revision"').wait_for()
+    assert box.locator("pre").inner_text().startswith("200 OK")
+    for details in page.locator("details.operation").all():
+        if details.get_attribute("id") != "get_v1_state_key":
+            details.locator("summary").click()
+    page.screenshot(path=str(tmp_path / "docs.png"))
+    assert all(url.startswith(server.url) for url in asked) and faults == []
