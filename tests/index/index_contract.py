@@ -14,7 +14,23 @@ from luma_lab.index import FlatIndex
 from luma_lab.index.protocol import VectorIndex
 
 METRICS = ("cosine", "dot", "l2")
+ODD_DATA = {
+    "none": np.zeros((0, 4)),
+    "one": np.ones((1, 4)),
+    "two": np.eye(2, 4),
+    "all zero": np.zeros((500, 4)),
+    "each twenty times": np.repeat(np.random.default_rng(0).normal(size=(25, 4)), 20, axis=0),
+    "far clusters": np.concatenate(
+        [np.random.default_rng(i).normal(100 * i, 1, (40, 4)) for i in range(9)]
+    ),
+    "on a line": np.arange(400.0).reshape(400, 1) * np.ones(4),
+}
 every_metric = pytest.mark.parametrize("metric", METRICS)
+
+
+def each_of(data):
+    """Return a mark that runs a test with ``vectors`` each of a dict of arrays."""
+    return pytest.mark.parametrize("vectors", data.values(), ids=data.keys())
 
 
 def clustered(n, dim, seed=0):

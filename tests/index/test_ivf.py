@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from index_contract import IndexContract, clustered, every_metric, recall
+from index_contract import ODD_DATA, IndexContract, clustered, each_of, every_metric, recall
 
 from luma_lab import errors
 from luma_lab.index import FlatIndex, IVFIndex
@@ -61,24 +61,15 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_threads(metric, qu
     assert not np.array_equal(other.centroids_, IVFIndex(12, metric).build(vectors).centroids_)
 
 
-@pytest.mark.parametrize(
-    "vectors",
-    [
-        np.zeros((0, 4)),
-        np.ones((1, 4)),
-        np.eye(2, 4),
-        np.zeros((500, 4)),
-        np.ones((5000, 4)),
-        np.repeat(np.random.default_rng(0).normal(size=(25, 4)), 20, axis=0),
-        np.concatenate([np.random.default_rng(i).normal(100 * i, 1, (40, 4)) for i in range(9)]),
-        np.arange(400.0).reshape(400, 1) * np.ones(4),
-        np.concatenate([np.zeros((300, 4)), np.random.default_rng(0).normal(size=(30, 4))]),
-    ],
-    ids=[
-        "none", "one", "two", "zeros", "all equal", "each twenty times", "far clusters",
-        "on a line", "mostly zeros",
-    ],
-)  # fmt: skip
+@each_of(
+    {
+        **ODD_DATA,
+        "all equal": np.ones((5000, 4)),
+        "mostly zeros": np.concatenate(
+            [np.zeros((300, 4)), np.random.default_rng(0).normal(size=(30, 4))]
+        ),
+    }
+)
 @every_metric
 @every_quantizer
 @pytest.mark.parametrize("nlist", [None, 7, 100000])

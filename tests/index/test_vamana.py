@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from index_contract import IndexContract, clustered, every_metric, recall
+from index_contract import ODD_DATA, IndexContract, clustered, each_of, every_metric, recall
 
 from luma_lab import errors
 from luma_lab.index import FlatIndex, VamanaIndex
@@ -71,19 +71,7 @@ def test_every_graph_keeps_its_invariants(metric, parameters):
     check_graph(VamanaIndex(10, metric, **parameters).build(clustered(700, 10)))
 
 
-@pytest.mark.parametrize(
-    "vectors",
-    [
-        np.zeros((0, 4)),
-        np.ones((1, 4)),
-        np.eye(2, 4),
-        np.zeros((500, 4)),
-        np.repeat(np.random.default_rng(0).normal(size=(25, 4)), 20, axis=0),
-        np.concatenate([np.random.default_rng(i).normal(100 * i, 1, (40, 4)) for i in range(9)]),
-        np.arange(400.0).reshape(400, 1) * np.ones(4),
-    ],
-    ids=["none", "one", "two", "all equal", "each twenty times", "far clusters", "on a line"],
-)
+@each_of(ODD_DATA)
 @pytest.mark.parametrize("metric", ["l2", "dot", "cosine"])
 def test_odd_data_makes_sound_graphs(vectors, metric):
     index = VamanaIndex(4, metric, max_degree=4, build_list_size=10).build(vectors)
