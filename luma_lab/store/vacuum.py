@@ -4,6 +4,7 @@ import apsw
 
 LEAST_FREE_BYTES = 1 << 20
 LEAST_FREE_SHARE = 0.1
+CHECKPOINT_PATIENCE_MS = 1000
 
 
 def vacuum(database):
@@ -38,6 +39,8 @@ def vacuum(database):
             return {"bytes_freed": 0, "kept": "there is no room for a second copy meanwhile"}
         except apsw.BusyError:
             return {"bytes_freed": 0, "kept": "another process was writing all the time"}
+        # Behind a long read of another process the file shrinks at a later checkpoint.
+        connection.set_busy_timeout(CHECKPOINT_PATIENCE_MS)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return {"bytes_freed": max(0, before - database.file.stat().st_size)}
     finally:

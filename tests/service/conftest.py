@@ -7,6 +7,13 @@ from service_running import KEY, Running
 
 import luma_lab as luma
 from luma_lab.config import SETTINGS, Settings
+from luma_lab.kernels import warm_up
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled():
+    """No request's time limit passes while kernels are compiled for the first time."""
+    warm_up()
 
 
 @pytest.fixture(autouse=True)
