@@ -27,11 +27,14 @@ class Attached:
     index : luma_lab.index.VamanaIndex, IVFIndex or DiskIndex
     lost : callable
         ``lost(error)`` is told when someone meets damage, and has the index built anew.
+    has_walked : bool
+        Whether it has answered without a filter in this process: its kernels are compiled then.
     """
 
     def __init__(self, kind, index, lost):
         self.kind, self.index, self.lost = kind, index, lost
         self.search = index.search
+        self.has_walked = False
         self._fingerprint = None
 
     @property

@@ -64,6 +64,7 @@ def find_candidates(snapshot, queries, k, *, asked=None, exact=False, threads=1)
     if snapshot.index is not None and not exact and snapshot.indexed_rows > 0:
         mask = snapshot.live[: snapshot.indexed_rows] if snapshot.dead_indexed else None
         found = _ask(snapshot, queries, k, asked, threads, mask=mask)
+        snapshot.index.has_walked |= found is not None
     start = 0 if found is None else snapshot.indexed_rows
     dead = snapshot.dead_tail + (snapshot.dead_indexed if found is None else 0)
     rows = distances = stats = None

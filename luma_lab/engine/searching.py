@@ -37,7 +37,7 @@ def quick(parts, name, vector, k, search_list_size=None, *, most=None, made=None
     ----------
     most : int, optional
         Also None where the walk's list times the dimension is more, or anything has to be read
-        of the collection before it.
+        or compiled before it.
     made : callable, optional
         As in :func:`search`.
     """
@@ -66,12 +66,13 @@ def quick(parts, name, vector, k, search_list_size=None, *, most=None, made=None
         kinds.check_list_size(search_list_size, k)
         asked = {"search_list_size": search_list_size}
     options = kinds.KINDS["vamana"].options(row, asked, k)
-    if most is not None and options["search_list_size"] * row.dim > most:
+    if most is not None and (not index.has_walked or options["search_list_size"] * row.dim > most):
         return None
     try:
         found = index.search(vector, k, **options)
     except LumaError:
         return None  # for search to say in its own words
+    index.has_walked = True
     rows, distances = found.rows[0].tolist(), found.distances[0].tolist()
     hits = _fetch(made, False, parts.database.reader, NO_LIMIT, snapshot, rows, distances)
     # A point that died between the walk and the fetch leaves a hole: look again.

@@ -195,6 +195,9 @@ def test_an_event_loop_gets_no_answer_that_takes_long(tmp_path):
         docs = lab.create_collection("docs", DIM, "l2")
         docs.upsert([f"d{i}" for i in range(300)], vectors)
         docs.build_index("vamana").result()
+        # A snapshot there is, but who walks first may have to compile.
+        lab._parts.follower.snapshot("docs")
+        assert lab.quick_search("docs", vectors[1], 3) is None
     with Lab(tmp_path / "lab") as lab:
         # The rows and the index are to be loaded first.
         assert lab.quick_search("docs", vectors[1], 3) is None
