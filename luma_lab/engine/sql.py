@@ -169,8 +169,8 @@ def _query(guard, text, params, max_rows, max_bytes):
         try:
             cursor = guard.connection.execute(text, params)
             if max_rows is None and max_bytes is None:
-                return Rows(passed.columns, cursor.fetchall())
-            return Rows(passed.columns, *_cut(cursor, max_rows, max_bytes))
+                return Rows(passed.columns.copy(), cursor.fetchall())
+            return Rows(passed.columns.copy(), *_cut(cursor, max_rows, max_bytes))
         except apsw.Error:
             if not guard.was_judged:
                 raise
@@ -201,7 +201,7 @@ def _query(guard, text, params, max_rows, max_bytes):
         cursor.execute(text, params, can_cache=is_kept)
         rows, truncated = _cut(cursor, max_rows, max_bytes)
     guard.remember(text, found[0])
-    return Rows(found[0].columns, rows, truncated)
+    return Rows(found[0].columns.copy(), rows, truncated)
 
 
 def _description(guard, text, params):

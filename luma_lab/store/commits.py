@@ -14,7 +14,7 @@ import contextlib
 import mmap
 import os
 
-from luma_lab.errors import StorageError
+from luma_lab.files import storage_error
 
 SIZE_BYTES = 16
 BEGUN, ENDED = 0, 1
@@ -32,7 +32,7 @@ class CommitMark:
 
     Raises
     ------
-    StorageError
+    StorageError, StoreFull
         The file can't be opened, made or written.
     """
 
@@ -48,10 +48,7 @@ class CommitMark:
             finally:
                 os.close(file)
         except OSError as error:
-            raise StorageError(
-                f"{path}, which tells other processes of commits, can't be opened for writing: "
-                f"{error.strerror}"
-            ) from error
+            raise storage_error(error, path) from error
         self._words = memoryview(self._mapping).cast("Q")
 
     @staticmethod

@@ -34,6 +34,15 @@ def test_a_query_answers_as_sqlite_does(sql, query):
     assert not rows.truncated
 
 
+def test_whoever_renames_columns_of_an_answer_renames_no_others(sql):
+    for _ in range(4):
+        rows = sql("SELECT id, n FROM t")
+        assert rows.columns == ["id", "n"]
+        rows.columns[0] = "renamed"
+        rows.columns.append("more")
+    assert sql("SELECT id, n FROM t", max_rows=1).columns == ["id", "n"]
+
+
 def test_rows_are_dicts_tuples_and_a_frame(sql):
     rows = sql("SELECT id, n, n AS n, n FROM t ORDER BY id")
     assert rows.columns == ["id", "n", "n_2", "n_3"]
