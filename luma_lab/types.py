@@ -165,9 +165,11 @@ class Hits(list):
     receipt : dict or None
     groups : list of Group, or None
     facets : dict of str to list of (value, count), or None
+    truncated : bool or None
+        Of a range search: whether there are more than its limit.
     """
 
-    facets = None
+    facets = truncated = None
 
     def __init__(self, hits=(), receipt=None, groups=None):
         super().__init__(hits)

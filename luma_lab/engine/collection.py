@@ -188,8 +188,7 @@ class Collection(EmbeddingVerbs, TextVerbs):
         min_score : float
             As scores are in :meth:`search`: under "l2" at most 0.
         limit : int
-            The most hits, the best ones; the receipt tells as ``truncated`` whether there are
-            more.
+            The most hits, the best ones; ``hits.truncated`` tells whether there are more.
         filter : dict or str, optional
             Only points whose meta matches.
         include_vector : bool

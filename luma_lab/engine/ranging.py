@@ -69,14 +69,14 @@ def search_range(
     if answer is None:
         answer = _filtered(parts, name, tree, asked)
     hits, found, snapshot, matches, times = answer
-    more = len(hits) > asked.limit
+    hits.truncated = len(hits) > asked.limit
     del hits[asked.limit :]
     if explain:
         receipt = searching.receipt_of(snapshot, found, 0, 1, planner.NOTHING)
         del receipt["params"]["k"]
         receipt["params"] |= {"min_score": asked.min_score, "limit": asked.limit}
         receipt["matches"] = matches
-        receipt["truncated"] = more
+        receipt["truncated"] = hits.truncated
         receipt["times_ms"] |= times
         hits.receipt = receipt
     return [hits]

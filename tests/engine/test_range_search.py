@@ -114,9 +114,9 @@ def test_a_limit_keeps_the_best_and_the_receipt_tells(filled):
     everything = docs.search_range(query, -np.inf, limit=100_000, explain=True)
     assert sorted(hit.id for hit in everything) == sorted(filled.ids)
     assert (np.diff([hit.score for hit in everything]) <= 0).all()
-    assert not everything.receipt["truncated"]
+    assert everything.truncated is everything.receipt["truncated"] is False
     cut = docs.search_range(query, -np.inf, explain=True)
-    assert cut == everything[:1000] and cut.receipt["truncated"]
+    assert cut == everything[:1000] and cut.truncated and cut.receipt["truncated"]
     assert cut.receipt["params"]["limit"] == 1000
     edge = docs.search_range(query, -np.inf, limit=len(everything), explain=True)
     assert edge == everything and not edge.receipt["truncated"]
