@@ -118,7 +118,8 @@ def walk_within(
     near, far : int64 arrays
     count : int
         How many of `near` are nodes that may be within, by their distance in the space; -1 where
-        the walk was given up.
+        the walk was given up: it grew too long, or it found nothing but copies of one row, which
+        are not within.
     hops, comparisons : int
     """
     stamp = next_epoch(seen, epoch)
@@ -171,6 +172,10 @@ def walk_within(
                 resume = place
                 prefetch_edges(neighbors, other)
         cursor = resume
+    if count == 0 and size == keys.shape[0] > 1:
+        if key_distance(keys[0]) == key_distance(keys[size - 1]):
+            # Stuck among copies of one row, whose links lead to each other.
+            return near, far, -1, hops, comparisons
     # The list holds the nearest of all that was seen, and all of it is expanded.
     done = keys[size - 1]
     left = 0

@@ -204,6 +204,16 @@ def test_duplicates_by_the_thousand_are_found(seed):
     assert len(equal.search_range(np.ones(DIM), 1e-6).rows) == 3000
 
 
+def test_a_walk_that_copies_of_another_row_hold_fast_is_no_answer():
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(8000, DIM)).astype(np.float32)
+    vectors[:2500], vectors[2500:4000] = vectors[0], vectors[2500]
+    index = VamanaIndex(DIM, "cosine", **BUILD).build(vectors)
+    for first, count in ((0, 2500), (2500, 1500)):
+        found = index.search_range(vectors[first], 1e-6)
+        assert found.rows.tolist() == list(range(first, first + count))
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_tiny_indexes_are_searched(n):
     vectors = np.eye(4, dtype=np.float32)[:n]
