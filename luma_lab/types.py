@@ -29,6 +29,26 @@ class Neighbors(NamedTuple):
     stats: "SearchStats | CodedStats | DiskStats"
 
 
+class RangeNeighbors(NamedTuple):
+    """Answer of a range search: all rows within a radius of each query, best first.
+
+    Those of query i are ``rows[limits[i]:limits[i + 1]]``; ties go to the lower row.
+
+    Attributes
+    ----------
+    limits : int64 array of shape (n_queries + 1,)
+    rows : int64 array of shape (limits[-1],)
+    distances : float32 array of shape (limits[-1],), ascending within a query
+        As in `Neighbors`.
+    stats : SearchStats or CodedStats
+    """
+
+    limits: np.ndarray
+    rows: np.ndarray
+    distances: np.ndarray
+    stats: "SearchStats | CodedStats"
+
+
 class SearchStats(NamedTuple):
     """Work done per query, each an int64 array of shape (n_queries,)."""
 
@@ -145,9 +165,11 @@ class Hits(list):
     receipt : dict or None
     groups : list of Group, or None
     facets : dict of str to list of (value, count), or None
+    truncated : bool or None
+        Of a range search: whether there are more than its limit.
     """
 
-    facets = None
+    facets = truncated = None
 
     def __init__(self, hits=(), receipt=None, groups=None):
         super().__init__(hits)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luma_lab.engine import builds, compaction, embedding, searching
+from luma_lab.engine import builds, compaction, embedding, ranging, searching
 from luma_lab.engine.embedding_verbs import EmbeddingVerbs
 from luma_lab.engine.index_files import kind_of
 from luma_lab.engine.text_settings import field_languages, field_weights
@@ -168,6 +168,64 @@ class Collection(EmbeddingVerbs, TextVerbs):
         """
         return self._searched(vectors, k, threads=threads, **options)
 
+    def search_range(
+        self,
+        vector,
+        min_score,
+        *,
+        limit=1000,
+        filter=None,
+        include_vector=False,
+        explain=False,
+        exact=False,
+    ):
+        """Find all points that score at least `min_score`, best first.
+
+        Parameters
+        ----------
+        vector : array of shape (dim,), or str
+            A text is embedded by the collection's embedder.
+        min_score : float
+            As scores are in :meth:`search`: under "l2" at most 0.
+        limit : int
+            The most hits, the best ones; ``hits.truncated`` tells whether there are more.
+        filter : dict or str, optional
+            Only points whose meta matches.
+        include_vector : bool
+            Put each point's vector on its hit.
+        explain : bool
+            Fill in ``hits.receipt``.
+        exact : bool
+            Scan everything. So does every search without a "vamana" index, and one that would
+            find so much that a scan is cheaper; else a few points may be missed.
+
+        Returns
+        -------
+        Hits
+
+        Raises
+        ------
+        CollectionNotFound, DimensionMismatch, InvalidArgument, InvalidFilter, CorruptStore
+        NotSupported, EmbedderUnavailable, EmbedderFailed
+            Of a text.
+        """
+        if type(vector) is not str and searching.dimensions(vector) == 2:
+            raise InvalidArgument("search_range takes one vector of shape (dim,)")
+        return self._answered(
+            [vector],
+            partial(
+                ranging.search_range,
+                self._parts,
+                self.name,
+                min_score=min_score,
+                limit=limit,
+                filter=filter,
+                include_vector=include_vector,
+                explain=explain,
+                exact=exact,
+            ),
+        )[0]
+
     def info(self):
         """Return the `CollectionInfo`."""
         row = self._parts.follower.row(self.name)
@@ -254,6 +312,9 @@ class Collection(EmbeddingVerbs, TextVerbs):
 
     def _searched(self, queries, k, **options):
         search = partial(searching.search, self._parts, self.name, k=k, **options)
+        return self._answered(queries, search)
+
+    def _answered(self, queries, search):
         if type(queries) in (list, tuple) and queries and type(queries[0]) is str:
             return embedding.answer(self._parts, self.name, list(queries), search)
         return search(queries)

@@ -287,6 +287,10 @@ class DiskIndex:
             DiskStats(*(counts[:, i].copy() for i in stats), answer.nanoseconds // 1000),
         )
 
+    def search_range(self, queries, radius, **options):
+        """Not offered: `FlatIndex` and `VamanaIndex` find all rows within a radius."""
+        raise NotSupported("DiskIndex.search_range: use a FlatIndex or VamanaIndex")
+
     def verify(self):
         """Check every node record on disk; return how many blocks there are.
 

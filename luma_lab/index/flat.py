@@ -18,6 +18,7 @@ from luma_lab.index.protocol import (
     check_metric,
     check_threads,
 )
+from luma_lab.index.ranging import answer_of, check_limit, check_radius, choose, scan_within
 from luma_lab.index.rows import METRIC_CODES, kept, query_rows, read_only
 from luma_lab.kernels.scan import scan_batch
 from luma_lab.types import Neighbors, SearchStats
@@ -220,6 +221,50 @@ class FlatIndex(Directory):
         none = np.zeros(len(queries), np.int64)
         stats = SearchStats(none, np.full(len(queries), looked_at, np.int64), none.copy())
         return Neighbors(rows, distances, stats)
+
+    def search_range(self, queries, radius, *, threads=1, mask=None, rows=None, limit=None):
+        """Find all rows within `radius` of each query.
+
+        Parameters
+        ----------
+        queries : array of shape (dim,) or (n_queries, dim)
+        radius : float
+            In the distances of :meth:`search`; rows at just this distance are within.
+        threads : int
+            0 stands for all cores.
+        mask : bool array of shape (total_rows,), optional
+            Only these rows may be answered.
+        rows : ascending integers without repeats, optional
+            The same as row numbers; not together with `mask`.
+        limit : int, optional
+            The most rows a query gets; the nearest ones.
+
+        Returns
+        -------
+        RangeNeighbors
+
+        Raises
+        ------
+        IndexNotBuilt, DimensionMismatch, InvalidArgument
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> index = FlatIndex(1, "l2").build(np.array([[0], [1], [2], [9]]))
+        >>> found = index.search_range([[1], [9]], 1.0)
+        >>> found.limits.tolist(), found.rows.tolist(), found.distances.tolist()
+        ([0, 3, 4], [1, 0, 2, 3], [0.0, 1.0, 1.0, 0.0])
+        """
+        vectors = self._built(self._vectors)
+        queries = as_queries(queries, self.dim)
+        radius, limit, threads = check_radius(radius), check_limit(limit), check_threads(threads)
+        chosen = choose(mask, rows, len(vectors))
+        prepared = query_rows(queries, self.metric, self.dim)
+        found = scan_within(vectors, prepared, radius, self.metric, chosen, limit, threads)
+        looked_at = len(vectors) if chosen is None else len(chosen)
+        none = np.zeros(len(queries), np.int64)
+        stats = SearchStats(none, np.full(len(queries), looked_at, np.int64), none.copy())
+        return answer_of(found, limit, stats)
 
     def add(self, vectors):
         """Not offered yet: build again with all vectors."""

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from luma_lab.errors import CorruptStore, UnknownName
+from luma_lab.errors import CorruptStore, NotSupported, UnknownName
 from luma_lab.index.cells import (
     QUANTIZERS,
     Rooms,
@@ -195,6 +195,10 @@ class IVFIndex(RenewingCells, Living):
             mask = as_mask(mask, rows, len(cells.live))
         rows, distances, counts = cells.search(queries, k, nprobe, rerank, threads, mask)
         return Neighbors(rows, distances, stats_in_memory(counts, self.quantizer))
+
+    def search_range(self, queries, radius, **options):
+        """Not offered: `FlatIndex` and `VamanaIndex` find all rows within a radius."""
+        raise NotSupported("IVFIndex.search_range: use a FlatIndex or VamanaIndex")
 
     def add(self, vectors):
         """Insert vectors (dim,) or (n, dim); return their row numbers, int64 (n,).

@@ -24,6 +24,7 @@ from luma_lab.kernels.codewalk import ROUNDING, scan_addresses, search_addresses
 from luma_lab.kernels.distance import DOT, L2
 from luma_lab.kernels.graph import search_batch
 from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES
+from luma_lab.kernels.rangewalk import range_codes, range_floats
 from luma_lab.kernels.space import FloatSpace, Q8Space
 from luma_lab.types import LARGEST_SQUARE
 
@@ -32,6 +33,7 @@ MOST_MOVED = 0.1  # of a squared distance between near rows
 SCAN_KEPT = 2  # rows kept by code for each asked for, before they are looked at again
 NO_RECORD = np.empty(0, np.int64)
 CODES, VECTORS = 0, 6  # among the addresses of `CodedNodes`
+NO_MASK = read_only(np.empty(0, np.bool_))
 
 
 class FloatNodes:
@@ -117,6 +119,22 @@ class FloatNodes:
             NO_RECORD, *answer,
         )  # fmt: skip
         return -1
+
+    def walk_within(self, queries, graph, mask, radius, limit, budget, list_size, scratch, answer):
+        """Return keys within a radius of prepared queries; `answer` is sizes and counts.
+
+        The rest is as in `kernels.rangewalk.range_floats`; mask None stands for all nodes.
+        """
+        return range_floats(
+            self._walk_space, queries, self.vectors, graph.neighbors, graph.entry,
+            METRIC_CODES[self.metric], NO_MASK if mask is None else mask, mask is not None,
+            radius, limit, budget, np.empty(list_size, np.int64), scratch.fresh, scratch.seen,
+            scratch.epoch, *answer,
+        )  # fmt: skip
+
+    def exact_queries(self, queries):
+        """Return prepared queries as exact scans of `vectors` take them."""
+        return queries
 
     def scan(self, queries, k, chosen, threads):
         """Return exact (rows, distances) of prepared queries among the rows `chosen`."""
@@ -260,6 +278,19 @@ class CodedNodes:
             self._addresses, neighbors, entry, queries, mask, wanted, least, list_size,
             scratch.addresses, *answer,
         )  # fmt: skip
+
+    def walk_within(self, queries, graph, mask, radius, limit, budget, list_size, scratch, answer):
+        """As `FloatNodes.walk_within`, by codes and an exact second look."""
+        return range_codes(
+            self._space, self.quantizer.mean_, queries, self.vectors, graph.neighbors, graph.entry,
+            METRIC_CODES[self.metric], NO_MASK if mask is None else mask, mask is not None,
+            radius, limit, budget, np.empty(list_size, np.int64), scratch.fresh, scratch.seen,
+            scratch.epoch, scratch.point, scratch.prepared, *answer,
+        )  # fmt: skip
+
+    def exact_queries(self, queries):
+        """As `FloatNodes.exact_queries`."""
+        return query_rows(queries, self.metric, self.quantizer.dim)
 
     def scan(self, queries, k, chosen, threads):
         """Return exact (rows, distances) of prepared queries among the rows `chosen`."""

@@ -24,6 +24,8 @@ from luma_lab.index.protocol import (
     one_query,
     stats_in_memory,
 )
+from luma_lab.index.rangewalk import range_of
+from luma_lab.index.ranging import check_limit, check_radius, choose
 from luma_lab.index.renewing import RenewingGraph
 from luma_lab.index.rows import read_only
 from luma_lab.index.updates import Rooms
@@ -238,6 +240,52 @@ class VamanaIndex(Changing, RenewingGraph):
         queries = graph.nodes.prepare(queries)
         found, distances, counts = graph.search(queries, k, list_size, threads, mask, rows)
         return Neighbors(found, distances, stats_in_memory(counts, self.quantizer))
+
+    def search_range(
+        self, queries, radius, *, search_list_size=None, threads=1, mask=None, rows=None, limit=None
+    ):
+        """Find about all rows within `radius` of each query.
+
+        A walk to the query goes on through all rows it finds within the radius. Where it would
+        cost more than a scan, as with a large radius or a narrow filter, all rows are compared
+        and the answer is exact.
+
+        Parameters
+        ----------
+        queries : array of shape (dim,) or (n_queries, dim)
+        radius : float
+            In the distances of :meth:`search`; rows at just this distance are within.
+        search_list_size : int, optional
+            L of the walk to the query. Default 64.
+        threads : int, default 1
+            Threads that share the queries; 0 stands for all cores.
+        mask : bool array of shape (total_rows,), optional
+            Only these rows may be answered.
+        rows : ascending integers without repeats, optional
+            The same as row numbers; not together with `mask`.
+        limit : int, optional
+            The most rows a query gets; the nearest ones.
+
+        Returns
+        -------
+        RangeNeighbors
+            The answer does not depend on `threads`.
+
+        Raises
+        ------
+        IndexNotBuilt, DimensionMismatch, InvalidArgument
+
+        References
+        ----------
+        .. [1] Manohar et al., "Range retrieval with graph-based indices", 2025.
+        """
+        graph = self._built(self._graph)
+        radius, limit = check_radius(radius), check_limit(limit)
+        list_size = resolve_list_size(search_list_size, 1)
+        chosen = choose(mask, rows, len(graph.live))
+        threads = check_threads(threads)
+        queries = graph.nodes.prepare(as_queries(queries, self.dim))
+        return range_of(graph, queries, radius, list_size, threads, chosen, limit)
 
     @property
     def neighbors_(self):

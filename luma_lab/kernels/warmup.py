@@ -19,6 +19,8 @@ from luma_lab.kernels import (
     postings,
     product,
     quantize,
+    rangewalk,
+    ranging,
     reach,
     record,
     scan,
@@ -63,6 +65,14 @@ def warm_up():
     graph.search_batch(
         space, queries, neighbors, 0, distance.L2, no_mask, 0, ONE, *scratch, no_record, *answer
     )
+    radius, sizes = ONE, np.zeros(1, np.int64)
+    around = no_mask, False, radius, 0, 1
+    rangewalk.range_floats(
+        space, queries, vectors, neighbors, 0, distance.L2, *around, *scratch, sizes, answer[2]
+    )
+    ranging.scan_range(
+        queries, vectors, no_rows, False, 0, WARM_ROWS, distance.L2, radius, 0, sizes
+    )
     space, neighbors, prepared, *scratch = coded_walk
     keys, fresh, seen, epoch = scratch
     point = np.empty((2, WARM_STRIDE), np.float32)
@@ -72,6 +82,10 @@ def warm_up():
     )
     codewalk.search_addresses(at, neighbors, 0, queries, no_mask, 0, ONE, len(keys), own, *answer)
     codewalk.scan_addresses(at, queries, no_rows, 2, own, *answer[:2])
+    rangewalk.range_codes(
+        space, mean, queries, vectors, neighbors, 0, distance.L2, *around, *scratch, point,
+        prepared, sizes, answer[2],
+    )  # fmt: skip
     scan.scan_batch(queries, vectors, no_rows, False, 0, WARM_ROWS, distance.L2, *answer[:2])
     _warm_codes(vectors, mean, codes, no_rows, rows, distances)
     _warm_cells(vectors, mean, codes, no_mask, *answer)

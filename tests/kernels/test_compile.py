@@ -69,6 +69,8 @@ def use(index):
         if hasattr(one, "neighbors_"):
             one.search(vectors[0], mask=odd, search_list_size=10)
             one.search(vectors[0], rows=np.arange(9))
+            for radius, mask in ((0.5, None), (50.0, odd)):
+                one.search_range(vectors[:3], radius, search_list_size=2, threads=2, mask=mask)
         one.delete(np.arange(20, 40))
         one.search(vectors[0], mask=odd)
         one.consolidate()
@@ -94,6 +96,7 @@ for metric in ("cosine", "dot", "l2"):
                     index.search(rows[:3], threads=2, mask=mask)
                 index.verify()
     FlatIndex(20, metric).build(vectors).search(vectors[:3], threads=2, mask=few)
+    FlatIndex(20, metric).build(vectors).search_range(vectors[:3], 5.0, mask=few)
     exact_search(vectors.astype(np.float32), vectors, 5, metric, start=200, threads=2)
     for kind in (Q8Quantizer, Q4Quantizer, PQQuantizer):
         kind(20, metric).fit(vectors).save(FOLDER)

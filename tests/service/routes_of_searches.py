@@ -117,6 +117,28 @@ SEARCHES = (
         ),
     ),
 )  # fmt: skip
+NEAR = {"vector": [1, 2], "min_score": -1e6}
+RANGES = (
+    Route(
+        "POST", C + "/search_range", "read", waits="body", lacks=LACKS,
+        fields={"vector": "vector*", "min_score": "number*", "limit": "int",
+                "include_meta": "bool", "include_vector": "bool", "explain": "bool",
+                "exact": "bool", "min_offset": "int"},
+        cases=(
+            good(json=NEAR),
+            good("with every option", json={
+                **NEAR, "limit": 2, "filters": {"n": {"$gte": 0}}, "include_meta": True,
+                "exact": True, "include_vector": True, "explain": True}),
+            bad("another dimension", 400, "dim_mismatch", "vector dimension mismatch",
+                json={**NEAR, "vector": [1]}),
+            bad("a vector too large", 400, says="vector too large",
+                json={**NEAR, "vector": [0] * (DIM_LIMIT + 1)}),
+            *(bad(f"limit is {limit}", 400, says="invalid limit", json={**NEAR, "limit": limit})
+              for limit in (0, -1, K_LIMIT + 1, 2**70)),
+            *filter_cases(NEAR),
+        ),
+    ),
+)  # fmt: skip
 BOTH = {"vector": [1, 2], "text": "one", "k": 2}
 QUERIES = (
     Route(
@@ -304,4 +326,4 @@ PASSAGES = (
         ),
     ),
 )  # fmt: skip
-ROUTES = SEARCHES + QUERIES + INDEXES + PASSAGES
+ROUTES = SEARCHES + RANGES + QUERIES + INDEXES + PASSAGES

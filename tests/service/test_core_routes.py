@@ -248,6 +248,22 @@ class TestVectors:
         assert [[h["id"] for h in g["hits"]] for g in found["groups"]] == [["0", "3"], ["1", "4"]]
         assert [h["id"] for h in found["hits"]] == ["0", "1"]
 
+    def test_a_range_search_answers_all_that_score_enough(self, filled):
+        body = {"vector": [0, 0], "min_score": -9, "explain": True, "include_meta": True}
+        found = ok(filled.post(f"{V}/search_range", json=body))
+        assert [h["id"] for h in found["hits"]] == ["0", "1", "2", "3"]
+        assert [h["score"] for h in found["hits"]] == [0, -1, -4, -9]
+        assert found["truncated"] is found["receipt"]["truncated"] is False
+        assert found["hits"][1]["meta"]["n"] == 1
+        body = {"vector": [0, 0], "min_score": -9, "filters": {"n": {"$gte": 2}}, "limit": 1}
+        found = ok(filled.post(f"{V}/search_range", json=body))
+        assert [h["id"] for h in found["hits"]] == ["2"] and found["truncated"] is True
+        refused(
+            filled.post(f"{V}/search_range", json={**body, "limit": 0}), 400, "invalid_argument"
+        )
+        lacking = filled.post(f"{V}/search_range", json={"vector": [0, 0]})
+        refused(lacking, 422, "invalid_argument")
+
     def test_binary_searches_are_those_in_json(self, filled):
         vectors = np.array([[1, 0], [7, 0]], "<f4")
         media = {"Content-Type": "application/octet-stream"}
@@ -592,6 +608,7 @@ def test_successful_answers_are_what_their_operations_say(filled):
     bodies = {
         "/search": {"vector": [1, 0], "k": 2, "explain": True, "group_by": "g"},
         "/search_batch": {"vectors": [[1, 0]], "k": 2},
+        "/search_range": {"vector": [1, 0], "min_score": -9, "explain": True},
         "/find": {},
         "/scroll": {"include_vector": True},
         "/get_batch": {"ids": ["1", "no"]},

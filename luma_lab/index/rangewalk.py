@@ -1,0 +1,80 @@
+"""All rows within a radius by a walk of a graph, or by a scan where that costs less."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from luma_lab.index.graph import COMPARISONS_PER_PLACE
+from luma_lab.index.ranging import answer_of, scan_within
+from luma_lab.index.rows import read_only
+from luma_lab.kernels.graph import COMPARISONS
+from luma_lab.types import CodedStats, SearchStats
+
+
+def range_of(graph, queries, radius, list_size, threads, chosen, limit):
+    """Return the `RangeNeighbors` of prepared queries in a graph, see `VamanaIndex.search_range`.
+
+    A walk costs by what lies within the radius, whether a filter lets it pass or not, and that
+    is known once it is done. So it is begun where it may cost less than a scan of the matches
+    does, and given up once it has cost as much.
+
+    Parameters
+    ----------
+    graph : luma_lab.index.graph.Graph
+    radius : float32
+    chosen : ascending int64 array or None
+        Rows that may be answered.
+    limit : int
+        0: none.
+    """
+    nodes = graph.nodes
+    if graph.live_count < len(graph.live):
+        chosen = np.flatnonzero(graph.live) if chosen is None else chosen[graph.live[chosen]]
+    matches = len(graph.live) if chosen is None else len(chosen)
+    counts = np.zeros((len(queries), 4), np.int64)
+    found = [None] * len(queries)
+    budget = int(matches / nodes.scanned_per_step)
+    if graph.entry >= 0 and COMPARISONS_PER_PLACE * list_size < budget:
+        mask = None
+        if chosen is not None:
+            mask = np.zeros(len(graph.live), np.bool_)
+            mask[chosen] = True
+            mask = read_only(mask)
+        found = _walk(graph, queries, radius, list_size, threads, mask, limit, budget, counts)
+    pending = [i for i, keys in enumerate(found) if keys is None]
+    if pending:
+        asked = nodes.exact_queries(read_only(queries[pending]))
+        scanned = scan_within(nodes.vectors, asked, radius, nodes.metric, chosen, limit, threads)
+        for i, keys in zip(pending, scanned, strict=True):
+            found[i] = keys
+        counts[pending, COMPARISONS] += matches
+    if nodes.quantizer is not None:
+        return answer_of(found, limit, CodedStats(counts))
+    hops, comparisons, *_ = counts.T
+    return answer_of(found, limit, SearchStats(hops, comparisons, np.zeros_like(hops)))
+
+
+def _walk(graph, queries, radius, list_size, threads, mask, limit, budget, counts):
+    """Return the keys of each query, None where the walk was given up."""
+
+    def run(a, b):
+        sizes = np.zeros(b - a, np.int64)
+        with graph.scratches.lend() as scratch:
+            keys = graph.nodes.walk_within(
+                queries[a:b], graph, mask, radius, limit, budget, list_size, scratch,
+                (sizes, counts[a:b]),
+            )  # fmt: skip
+        given_up = sizes < 0
+        sizes[given_up] = 0
+        parts = np.split(keys, np.cumsum(sizes)[:-1])
+        return [None if gone else some for some, gone in zip(parts, given_up, strict=True)]
+
+    count = len(queries)
+    threads = min(threads, count)
+    if threads <= 1:
+        return run(0, count) if count else []
+    cuts = [count * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(run, a, b) for a, b in itertools.pairwise(cuts)]
+        return [keys for job in jobs for keys in job.result()]
