@@ -76,7 +76,7 @@ def test_flat_range_search_equals_numpy(metric, n, share, threads, choice, limit
     more = {"mask": {"mask": mask}, "rows": {"rows": np.flatnonzero(mask)}}.get(choice, {})
     found = index.search_range(queries, radius, threads=threads, limit=limit, **more)
     for i, (a, b) in enumerate(itertools.pairwise(found.limits)):
-        within = truth.rows[i][(truth.distances[i] <= radius) & (truth.rows[i] >= 0)]
+        within = truth.rows[i][(truth.distances[i].astype(float) <= radius) & (truth.rows[i] >= 0)]
         within = within[mask[within]][:limit]
         assert found.rows[a:b].tolist() == within.tolist(), "ties go to the lower row"
         at = {row: far for row, far in zip(truth.rows[i], truth.distances[i], strict=True)}
