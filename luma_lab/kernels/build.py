@@ -82,7 +82,7 @@ def choose_edges(
         while True:
             _, hops, _ = greedy_search(
                 space, stand_at(space, node, prepared), neighbors, entry,
-                keys, fresh, seen, epoch, expanded,
+                keys, fresh, seen, epoch, expanded, keys.shape[0] >> 1,
             )  # fmt: skip
             if hops <= expanded.shape[0]:
                 break

@@ -183,8 +183,9 @@ def search_codes(
             )
         else:
             size, hops, comparisons = greedy_search(
-                space, probe, neighbors, entry, keys, fresh, seen, epoch, no_record
-            )
+                space, probe, neighbors, entry, keys, fresh, seen, epoch, no_record,
+                max(rerank, keys.shape[0] >> 1),
+            )  # fmt: skip
         passed = 0
         for j in range(size):
             if wanted == 0 or passes(mask, key_row(keys[j])):

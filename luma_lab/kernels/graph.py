@@ -22,6 +22,7 @@ NO_NODE = -1
 # Columns of `counts`; a walk in memory reads nothing, so READS stays as it was.
 HOPS, COMPARISONS, READS, PASS = 0, 1, 2, 3
 LAST_EPOCH = 255
+CROWD = 16  # nodes, half of them of one distance, that may be copies which hold a walk fast
 PATIENCE = 10  # hops of a filtered walk between two looks at whether it leads anywhere
 
 
@@ -84,8 +85,36 @@ def visit(space, neighbors, node, seen, stamp, fresh):
     return count
 
 
+@kernel(inline=True)
+def is_as_far(one, other):
+    """Return whether two keys have the same distance."""
+    return one >> 32 == other >> 32
+
+
 @kernel
-def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expanded):
+def drop_surplus(keys, size, place, most):
+    """Of the keys as far as keys[place] drop the last if they are more than `most`.
+
+    Returns the size of the list.
+
+    Copies of a row link to each other first. Met on the way to something nearer, as many of them
+    as the list has places would crowd out all that leads on.
+    """
+    first = place
+    while first > 0 and is_as_far(keys[first - 1], keys[place]):
+        first -= 1
+    behind = place + 1
+    while behind < size and is_as_far(keys[behind], keys[place]):
+        behind += 1
+    if behind - first <= most:
+        return size
+    for i in range(behind, size):
+        keys[i - 1] = keys[i]
+    return size - 1
+
+
+@kernel
+def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expanded, most):
     """Walk from `entry` to the nodes nearest to the probe; leave the best in `keys`.
 
     Parameters
@@ -99,6 +128,8 @@ def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expa
     seen, epoch : uint8 and int32 arrays of shape (n,) and (1,)
     expanded : int64 array
         Receives the keys of expanded nodes in order, as many as fit; may be empty.
+    most : int
+        Nodes of one distance that the list may hold, see `drop_surplus`.
 
     Returns
     -------
@@ -142,6 +173,10 @@ def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expa
                 place = insert_key(keys, size, key)
             else:
                 continue
+            if (place > 0 and is_as_far(keys[place - 1], key)) or (
+                place + 1 < size and is_as_far(keys[place + 1], key)
+            ):
+                size = drop_surplus(keys, size, place, most)
             if place <= resume:
                 # A nearer node landed before the cursor: step back to it.
                 resume = place
@@ -180,7 +215,8 @@ def filtered_search(
     Returns
     -------
     size : int
-        Entries of `keys` that are valid, all expanded, ascending; 0 if it was given up.
+        Entries of `keys` that are valid, all expanded, ascending; 0 if it was given up, or if
+        copies of a row are half of them, which may have held it fast.
     hops, comparisons : int
     """
     stamp = next_epoch(seen, epoch)
@@ -233,6 +269,8 @@ def filtered_search(
             if passed * keys.shape[0] < least * wanted * size:
                 return 0, hops, comparisons
         cursor = resume
+    if size >= CROWD and is_as_far(keys[size >> 1], keys[size - 1]):
+        size = 0
     return size, hops, comparisons
 
 
@@ -256,8 +294,9 @@ def search_batch(
             )
         else:
             size, hops, comparisons = greedy_search(
-                space, probe, neighbors, entry, keys, fresh, seen, epoch, no_record
-            )
+                space, probe, neighbors, entry, keys, fresh, seen, epoch, no_record,
+                max(rows.shape[1], keys.shape[0] >> 1),
+            )  # fmt: skip
         found = 0
         for j in range(size):
             row = key_row(keys[j])

@@ -4,7 +4,7 @@ import numpy as np
 
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.distance import ONE, ZERO
-from luma_lab.kernels.space import apart, orders_by_l2, stand_at
+from luma_lab.kernels.space import apart, are_copies, orders_by_l2, stand_at
 from luma_lab.kernels.topk import key_distance, key_row
 
 # Larger than any ratio: the candidate was kept, or may never be.
@@ -62,9 +62,12 @@ def robust_prune(space, node, keys, size, alpha, work, prepared, kept):
             for j in range(i + 1, size):
                 if ratios[j] > alpha:
                     continue
-                between = apart(space, probe, key_row(keys[j]))
+                other = key_row(keys[j])
+                between = apart(space, probe, other)
                 # Equal vectors: one of them is enough here.
-                ratio = away[j] / between if between > ZERO else SETTLED
+                ratio = SETTLED
+                if between > ZERO and not are_copies(space, row, other):
+                    ratio = away[j] / between
                 ratios[j] = max(ratios[j], ratio)
         if slack >= alpha:
             return count

@@ -96,6 +96,7 @@ def attach_unreached(space, near, neighbors, entry, live, keys, fresh, seen, epo
             seen,
             epoch,
             no_record,
+            keys.shape[0] >> 1,
         )
         done = False
         for i in range(size):

@@ -52,6 +52,13 @@ def apart(space, probe, node):
     return _code_distance(space, probe, node)
 
 
+def are_copies(space, node, other):
+    """Tell whether two nodes that are 0 apart but for rounding are one row twice."""
+    if isinstance(space, FloatSpace):
+        return False  # their distance is 0 then, and nothing rounded
+    return _same_constants(space, node, other)
+
+
 def orders_by_l2(space):
     """Tell whether `distance_to` is the squared L2 distance when the probe is a node."""
     return not isinstance(space, FloatSpace) or space.metric == L2
@@ -86,6 +93,19 @@ def _code_distance(space, probe, node):
     return q8_distance(probe, row, space.code_bytes, row_bytes)
 
 
+@kernel(inline=True)
+def _same_constants(space, node, other):
+    row_bytes = space.codes.shape[1]
+    base = space.codes.ctypes.data + row_bytes - ROW_CONSTANT_BYTES
+    one, two = base + node * row_bytes, base + other * row_bytes
+    return (
+        load_int32(one) == load_int32(two)
+        and load_int32(one + 4) == load_int32(two + 4)
+        and load_int32(one + 8) == load_int32(two + 8)
+        and load_int32(one + 12) == load_int32(two + 12)
+    )
+
+
 @kernel
 def _prepare_row(space, node, prepared):
     """Write a row's code as the bytes of a query with metric L2; return their address."""
@@ -118,6 +138,13 @@ def _apart(space, probe, node):
     if _is_float(space):
         return lambda space, probe, node: squared_l2(probe, space.vectors[node])
     return lambda space, probe, node: _code_distance(space, probe, node)
+
+
+@overload(are_copies, jit_options=INLINED)
+def _are_copies(space, node, other):
+    if _is_float(space):
+        return lambda space, node, other: False
+    return lambda space, node, other: _same_constants(space, node, other)
 
 
 @overload(orders_by_l2, jit_options=INLINED)

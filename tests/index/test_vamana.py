@@ -310,3 +310,25 @@ def test_rows_given_again_are_known_and_others_are_not_taken_for_them():
         other.setflags(write=False)
         assert np.flatnonzero(choices.take(other, 100).mask()).tolist() == other.tolist()
         del other
+
+
+@pytest.mark.parametrize("quantizer", ["q8", None])
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_copies_by_the_thousand_neither_fill_links_nor_hold_walks_fast(quantizer, metric, seed):
+    vectors = np.random.default_rng(seed).normal(size=(6000, 24)).astype(np.float32)
+    vectors[:2000], vectors[2000:3000] = vectors[0], vectors[2000]
+    parameters = {"max_degree": 24, "build_list_size": 50, "quantizer": quantizer}
+    index = VamanaIndex(24, metric, **parameters).build(vectors)
+    exact = FlatIndex(24, metric).build(vectors)
+    # Rows that are there once keep links to others than copies.
+    assert (index.neighbors_[3000:] >= 3000).sum(axis=1).mean() > 12
+    for k in (5, 64, 300):
+        for row in (0, 2000):
+            found = index.search(vectors[row], k=k)
+            assert np.abs(found.distances).max() < 1e-5
+    queries = vectors[3000:3200] + np.float32(0.05)
+    mask = np.arange(6000) % 2 == 0
+    for options in ({}, {"mask": mask}):
+        truth, found = (i.search(queries, k=10, **options) for i in (exact, index))
+        assert (found.distances <= truth.distances[:, -1:] + 1e-5).mean() > 0.95

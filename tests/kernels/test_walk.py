@@ -66,7 +66,7 @@ def kernel_walk(query, vectors, neighbors, entry, size, metric, epoch=0):
     found, hops, comparisons = graph.greedy_search(
         FloatSpace(rows, metric), graph_rows(query[None], "l2")[0], read_only(neighbors), entry,
         keys, np.empty(neighbors.shape[1], np.int32), np.zeros(len(vectors), np.uint8),
-        np.array([epoch], np.int32), record,
+        np.array([epoch], np.int32), record, size,
     )  # fmt: skip
     return [key_row(k) for k in keys[:found]], [key_row(k) for k in record[:hops]], comparisons
 
