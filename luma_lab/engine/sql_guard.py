@@ -177,7 +177,8 @@ class Guard:
         self.was_judged = self.is_exhausted = False
         if not known:
             self._defined, self._sources, self._selects = set(), set(), 0
-        self.allow(cost)
+        if cost.steps != self._steps or cost.value_bytes != self.value_bytes or self.writes:
+            self.allow(cost)
 
     def end(self):
         """Judge no longer."""

@@ -41,11 +41,12 @@ def register(connection, guard, parts):
                 for (id, meta, _), score, rank in zip(points, scores, RANKS, strict=False)
             ]
 
-        vector, filter = vector_of(given), filter_of(given)
-        rows = searching.quick(parts, name, vector, k, made=made) if filter is None else None
-        if rows is None:
-            rows = searching.search(parts, name, [vector], k, filter=filter, made=made)[0]
-        return rows
+        vector = vector_of(given)
+        if given.get("filter") is None:
+            rows = searching.quick(parts, name, vector, k, made=made)
+            if rows is not None:
+                return rows
+        return searching.search(parts, name, [vector], k, filter=filter_of(given), made=made)[0]
 
     def text_search(given):
         name, query, k = text_of(given, "collection"), text_of(given, "query"), given["k"]

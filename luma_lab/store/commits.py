@@ -13,6 +13,7 @@ nobody commits who can't move the mark, for others may see it and would take it 
 import contextlib
 import mmap
 import os
+import random
 
 from luma_lab.files import storage_error
 
@@ -50,6 +51,7 @@ class CommitMark:
         except OSError as error:
             raise storage_error(error, path) from error
         self._words = memoryview(self._mapping).cast("Q")
+        self._numbers = random.Random()  # begun by the system's chance: no user seeds it
 
     @staticmethod
     def _open(path, database):
@@ -76,9 +78,8 @@ class CommitMark:
 
     def begin(self):
         """Say that a commit begins, inside its write transaction; return what `end` takes."""
-        # Never a number that was there before, so that nothing is taken for what it was; hence
-        # not of the numbers that a user may have seeded.
-        number = int.from_bytes(os.urandom(8), "little")
+        # Never a number that was there before, so that nothing is taken for what it was.
+        number = self._numbers.getrandbits(64)
         if self._words is not None:
             self._words[BEGUN] = number
         return number

@@ -135,6 +135,7 @@ class Protocol(RuleBasedStateMachine):
         super().__init__()
         self.mark = CommitMark.__new__(CommitMark)
         self.mark._mapping, self.mark._words = None, [0, 0]
+        self.mark._numbers = random.Random(0)
         self.visible = self.absorbed = 0
         self.seen = None
         self.locked = None  # the number of who holds the lock
