@@ -69,20 +69,25 @@ class Graph(NamedTuple):
         self.scratches.give(scratch)
         return None if bad == 0 else (rows, distances, CodedStats(counts))
 
-    def scan_one(self, query, k, list_size, chosen):
-        """Return what :meth:`walk_one` does among the `chosen` rows, where they are to be scanned.
-
-        None where a walk may be quicker, and for a bad query.
-        """
+    def filter_one(self, query, k, list_size, chosen):
+        """Return what :meth:`walk_one` does, among the `chosen` rows: walked to, or scanned."""
         matches = len(chosen.rows)
-        if self._plan(list_size, matches) is not None:
-            return None
         rows = np.empty((1, k), np.int64)
         distances = np.empty((1, k), np.float32)
         counts = np.zeros((1, 4), np.int64)
-        counts[0, COMPARISONS] = matches
         scratch = self.scratches.take()
-        bad = self.nodes.scan_into(query, chosen.rows, scratch, rows, distances)
+        plan = self._plan(list_size, matches)
+        bad, is_answered = -1, False
+        if plan is not None:
+            longest, least = plan
+            bad = self.nodes.walk(
+                query, self.neighbors, self.entry, chosen.mask(), list_size, least,
+                min(longest, len(self.live)), scratch, (rows, distances, counts),
+            )  # fmt: skip
+            is_answered = bad == 0 or counts[0, PASS] >= _enough(k, list_size, matches)
+        if not is_answered:
+            bad = self.nodes.scan_into(query, chosen.rows, scratch, rows, distances)
+            counts[0, COMPARISONS] += matches
         self.scratches.give(scratch)
         return None if bad == 0 else (rows, distances, CodedStats(counts))
 
@@ -182,11 +187,15 @@ class Graph(NamedTuple):
         longest, least = plan
         answer = self._walk(queries, k, longest, threads, read_only(mask), list_size, least)
         rows, distances, counts = answer
-        enough = max(min(k, matches), min(list_size, matches) // 2)
-        pending = np.flatnonzero(counts[:, PASS] < enough)
+        pending = np.flatnonzero(counts[:, PASS] < _enough(k, list_size, matches))
         if len(pending):
             matching = np.flatnonzero(mask) if chosen is None else chosen.rows
             some = self.nodes.scan(read_only(queries[pending]), k, matching, threads)
             rows[pending], distances[pending] = some
             counts[pending, COMPARISONS] += matches
         return answer
+
+
+def _enough(k, list_size, matches):
+    """Return how many matches a filtered walk has to find to be believed."""
+    return max(min(k, matches), min(list_size, matches) // 2)

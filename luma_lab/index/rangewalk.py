@@ -34,7 +34,7 @@ def range_of(graph, queries, radius, list_size, threads, chosen, limit):
     matches = len(graph.live) if chosen is None else len(chosen)
     counts = np.zeros((len(queries), 4), np.int64)
     found = [None] * len(queries)
-    budget = int(matches / nodes.scanned_per_step)
+    budget = int(matches / nodes.exact_per_step)
     if graph.entry >= 0 and COMPARISONS_PER_PLACE * list_size < budget:
         mask = None
         if chosen is not None:

@@ -232,7 +232,7 @@ class VamanaIndex(Changing, RenewingGraph):
             if query is not None and rows is None:
                 answer = graph.walk_one(query, k, list_size)
             elif query is not None:
-                answer = graph.scan_one(query, k, list_size, rows)
+                answer = graph.filter_one(query, k, list_size, rows)
             if answer is not None:
                 return Neighbors(*answer)
         queries = as_queries(queries, self.dim)

@@ -48,18 +48,33 @@ FLOATS_AT_ONCE = 4  # sums side by side, so that one addition need not wait for 
 FLOAT = ir.FloatType()
 
 
-def _at(builder, address, offset, kind):
+def load_at(builder, address, offset, kind):
     """Load a value of LLVM type `kind` at integer `address` plus the constant `offset`."""
     address = builder.add(address, ir.Constant(address.type, offset))
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
 
 
-def _splat(builder, value, lanes):
+def splat(builder, value, lanes):
+    """Return the vector with `value` in all lanes."""
     kind = ir.VectorType(value.type, lanes)
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, WORD(0))
     return builder.shuffle_vector(
         first, first, ir.Constant(ir.VectorType(WORD, lanes), [0] * lanes)
     )
+
+
+def emit_distance(builder, of_query, scale, offset, norm, centred, product):
+    """Return distances from vectors of constants and products, as `quantize.combine` does.
+
+    of_query : the five constants of the query, each in all lanes
+    """
+    base, weight, slope, lift, factor = of_query
+    floats = scale.type
+    inner = builder.fmul(slope, builder.sitofp(builder.sub(product, centred), floats))
+    inner = builder.fadd(inner, builder.fmul(lift, builder.sitofp(centred, floats)))
+    distance = builder.fadd(base, builder.fmul(weight, norm))
+    distance = builder.fadd(distance, builder.fmul(factor, offset))
+    return builder.fadd(distance, builder.fmul(scale, inner))
 
 
 class _Lanes:
@@ -74,7 +89,7 @@ class _Lanes:
 
     def multiply_add(self, builder, total, word, code):
         """Return `total` plus the products of the 4 bytes of `word` with those of each lane."""
-        query = _splat(builder, word, self.lanes)
+        query = splat(builder, word, self.lanes)
         if self.name == PORTABLE:
             wide = ir.VectorType(WORD, self.bytes)
             query = builder.zext(builder.bitcast(query, code.type), wide)
@@ -89,6 +104,13 @@ class _Lanes:
         return emit_vpdpbusd(builder, self.bits, self.element, total, query, code)
 
 
+def near_lanes(builder, values, limit):
+    """Return which lanes of a vector are at most `limit`, one bit each of an int32."""
+    lanes = values.type.count
+    near = builder.fcmp_ordered("<=", values, splat(builder, limit, lanes))
+    return builder.zext(builder.bitcast(near, ir.IntType(lanes)), WORD)
+
+
 def _finish(builder, distances, out, limit):
     """Store parts of the distances at `out`; return the bits of those of at most `limit`."""
     mask = WORD(0)
@@ -96,8 +118,7 @@ def _finish(builder, distances, out, limit):
         lanes = values.type.count
         address = builder.add(out, ir.Constant(out.type, 4 * lanes * part))
         builder.store(values, builder.inttoptr(address, values.type.as_pointer()), align=4)
-        near = builder.fcmp_ordered("<=", values, _splat(builder, limit, lanes))
-        bits = builder.zext(builder.bitcast(near, ir.IntType(lanes)), WORD)
+        bits = near_lanes(builder, values, limit)
         mask = builder.or_(mask, builder.shl(bits, WORD(lanes * part)))
     return mask
 
@@ -113,12 +134,12 @@ def _emit_codes(builder, machine, packed, query, constants, block, lines, out, l
         code_at = builder.add(block, builder.mul(line, ir.Constant(line.type, LINE_BYTES)))
         query_at = builder.add(query, builder.mul(line, ir.Constant(line.type, word_bytes)))
         for number in range(at_once):
-            words = [_at(builder, query_at, number * word_bytes, WORD)]
+            words = [load_at(builder, query_at, number * word_bytes, WORD)]
             if packed:
-                words.append(_at(builder, query_at, number * word_bytes + 4, WORD))
+                words.append(load_at(builder, query_at, number * word_bytes + 4, WORD))
             for part in range(parts):
                 here = number * LINE_BYTES + part * machine.bytes
-                values = [_at(builder, code_at, here, code_type)]
+                values = [load_at(builder, code_at, here, code_type)]
                 if packed:
                     low = builder.and_(
                         values[0], ir.Constant(code_type, [LOW_HALF] * machine.bytes)
@@ -133,9 +154,7 @@ def _emit_codes(builder, machine, packed, query, constants, block, lines, out, l
     zero = ir.Constant(machine.sums, [0] * lanes)
     start = ir.Constant(lines.type, 0)
     _, sums = emit_loop(builder, start, lines, at_once, [zero] * (LINES_AT_ONCE * parts), body)
-    base, weight, slope, lift, offset_factor = (
-        _splat(builder, _at(builder, constants, 4 * i, FLOAT), lanes) for i in range(5)
-    )
+    of_query = [splat(builder, load_at(builder, constants, 4 * i, FLOAT), lanes) for i in range(5)]
     floats = ir.VectorType(FLOAT, lanes)
     behind = builder.add(block, builder.mul(lines, ir.Constant(lines.type, LINE_BYTES)))
     distances = []
@@ -144,14 +163,11 @@ def _emit_codes(builder, machine, packed, query, constants, block, lines, out, l
         for other in sums[part + parts :: parts]:
             product = builder.add(product, other)
         scale, offset, norm = (
-            _at(builder, behind, i * LINE_BYTES + part * machine.bytes, floats) for i in range(3)
+            load_at(builder, behind, i * LINE_BYTES + part * machine.bytes, floats)
+            for i in range(3)
         )
-        centred = _at(builder, behind, 3 * LINE_BYTES + part * machine.bytes, machine.sums)
-        inner = builder.fmul(slope, builder.sitofp(builder.sub(product, centred), floats))
-        inner = builder.fadd(inner, builder.fmul(lift, builder.sitofp(centred, floats)))
-        distance = builder.fadd(base, builder.fmul(weight, norm))
-        distance = builder.fadd(distance, builder.fmul(offset_factor, offset))
-        distances.append(builder.fadd(distance, builder.fmul(scale, inner)))
+        centred = load_at(builder, behind, 3 * LINE_BYTES + part * machine.bytes, machine.sums)
+        distances.append(emit_distance(builder, of_query, scale, offset, norm, centred, product))
     return _finish(builder, distances, out, limit)
 
 
@@ -165,8 +181,8 @@ def _emit_floats(builder, query, block, lines, out, limit, by_l2):
             row_at = builder.add(block, builder.mul(line, ir.Constant(line.type, LINE_BYTES)))
             query_at = builder.add(query, builder.mul(line, ir.Constant(line.type, 4)))
             for number in range(count):
-                values = _at(builder, row_at, number * LINE_BYTES, floats)
-                factor = _splat(builder, _at(builder, query_at, 4 * number, FLOAT), LANES)
+                values = load_at(builder, row_at, number * LINE_BYTES, floats)
+                factor = splat(builder, load_at(builder, query_at, 4 * number, FLOAT), LANES)
                 if squared:
                     values = factor = builder.fsub(factor, values)
                 product = builder.fmul(factor, values, flags=("contract",))

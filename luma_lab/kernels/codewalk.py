@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from luma_lab.kernels.addresses import bytes_there, floats_there, words_there
+from luma_lab.kernels.blocks import LANES, lowest_bit
 from luma_lab.kernels.clock import RERANK_NS, nanoseconds
 from luma_lab.kernels.codescan import write_heap
 from luma_lab.kernels.compile import kernel
@@ -29,11 +30,22 @@ from luma_lab.kernels.graph import (
     passes,
 )
 from luma_lab.kernels.int8 import load_float32
-from luma_lab.kernels.prefetch import AHEAD, prefetch_row
-from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES, prepare_query
+from luma_lab.kernels.prefetch import prefetch_row
+from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES, extent, prepare_query
+from luma_lab.kernels.scattered import ROWS_AT_ONCE, measure_q8_rows, near_bits
 from luma_lab.kernels.space import Q8Space, distance_to, prefetch_node
-from luma_lab.kernels.topk import key_distance, key_row, pack_key, push_least, sort_heap
+from luma_lab.kernels.topk import (
+    INFINITE,
+    key_distance,
+    key_row,
+    limit_of_least,
+    pack_key,
+    push_least,
+    sort_heap,
+)
 
+MEASURED_AT_ONCE = 2048  # distances by code, in the nearest cache
+FAR_BYTES = 1 << 19  # half of a usual second level of cache
 RERANK_AHEAD = 10  # rows of exact vectors asked for before they are needed
 CERTAINTY = np.float32(3.0)  # standard deviations a code's distance is believed to be wrong by
 
@@ -252,15 +264,53 @@ def search_addresses(
 
 
 @kernel
-def keep_nearest(space, probe, chosen, best):
-    """Put the keys of the nearest of the `chosen` rows by code into `best`; return how many."""
+def measure_rows(space, probe, chosen, distances):
+    """Write the distances by code of the `chosen` rows, and infinity behind them.
+
+    distances : float32 array, `chosen` rounded up to a multiple of `LANES` long
+    """
+    count = chosen.shape[0]
+    whole = count - count % ROWS_AT_ONCE
+    # What is no longer than this is likely in the cache since the last query with these rows.
+    is_far = count * space.codes.shape[1] > FAR_BYTES
+    for first in range(0, whole, ROWS_AT_ONCE):
+        if is_far:
+            for j in range(first + ROWS_AT_ONCE, min(first + 2 * ROWS_AT_ONCE, count)):
+                prefetch_node(space, chosen[j])
+        measure_q8_rows(
+            probe, probe + space.code_bytes, space.codes.ctypes.data, space.codes.shape[1],
+            space.code_bytes, chosen.ctypes.data + 8 * first, distances.ctypes.data + 4 * first,
+        )  # fmt: skip
+    for j in range(whole, count):
+        distances[j] = distance_to(space, probe, chosen[j])
+    distances[count:] = np.inf
+
+
+@kernel
+def keep_nearest(space, probe, chosen, best, distances):
+    """Put the keys of the nearest of the `chosen` rows by code into `best`; return how many.
+
+    distances : float32 array, a multiple of `LANES` long
+        Scratch.
+    """
     size = 0
-    for j in range(chosen.shape[0]):
-        if j + AHEAD < chosen.shape[0]:
-            prefetch_node(space, chosen[j + AHEAD])
-        key = pack_key(distance_to(space, probe, chosen[j]), chosen[j])
-        if size < best.shape[0] or key < best[0]:
-            size = push_least(best, size, key)
+    for first in range(0, chosen.shape[0], distances.shape[0]):
+        rows = chosen[first : first + distances.shape[0]]
+        room = (rows.shape[0] + LANES - 1) // LANES * LANES
+        measure_rows(space, probe, rows, distances[:room])
+        limit = INFINITE
+        if size == best.shape[0]:
+            limit = key_distance(best[0])
+        elif rows.shape[0] > best.shape[0]:
+            least, largest = extent(distances[: rows.shape[0]])
+            limit = limit_of_least(distances[:room], least, largest, best.shape[0])
+        for j in range(0, room, LANES):
+            near = near_bits(distances.ctypes.data + 4 * j, limit)
+            while near:
+                lane = j + lowest_bit(near)
+                near &= near - 1
+                if lane < rows.shape[0]:
+                    size = push_least(best, size, pack_key(distances[lane], rows[lane]))
     sort_heap(best, size)
     return size
 
@@ -287,6 +337,7 @@ def scan_among(
     The rest, and what is returned, is as in `search_codes`.
     """
     heap = np.empty(min(rows.shape[1], chosen.shape[0]), np.int64)
+    measured = np.empty(MEASURED_AT_ONCE, np.float32)
     for i in range(queries.shape[0]):
         square = prepare_point(queries[i], mean, metric, space.code_bytes, point, prepared)
         if square == np.inf:
@@ -294,7 +345,7 @@ def scan_among(
         probe = prepared.ctypes.data
         kept = best
         while True:
-            size = keep_nearest(space, probe, chosen, kept)
+            size = keep_nearest(space, probe, chosen, kept, measured)
             found, settled = look_again(
                 space, probe, point[0], square, vectors, metric, kept, size, heap, rerank
             )

@@ -149,8 +149,9 @@ def emit_loop(builder, start, stop, step, sums, body):
     return position, carried
 
 
-def _emit(builder, machine, packed, query, code, size):
-    """Emit a dot product over blocks of 64 code bytes, `machine.blocks` of them at a time."""
+def emit_dot(builder, choice, packed, query, code, size):
+    """Return the int32 dot product of `size` code bytes and the query, see `make_dot`."""
+    machine = _Machine(*choice)
     parts = BLOCK_BYTES // machine.step
 
     def block(position, number, sums):
@@ -204,14 +205,13 @@ def make_dot(choice, packed):
     packed : bool
         Codes of 4 bits, two a byte, instead of int8.
     """
-    machine = _Machine(*choice)
 
     @intrinsic
     def dot(typing_context, query_address, code_address, size):
         """Return the inner product of a uint8 query and a code, see the module."""
 
         def generate(context, builder, signature, arguments):
-            return _emit(builder, machine, packed, *arguments)
+            return emit_dot(builder, choice, packed, *arguments)
 
         return types.int32(types.intp, types.intp, types.intp), generate
 

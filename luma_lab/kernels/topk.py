@@ -13,6 +13,8 @@ EXPANDED = np.int64(1)
 SIGN_FLIP = np.int64(0x7FFFFFFF)
 LOWER_HALF = np.int64(0xFFFFFFFF)
 INFINITE = np.float32(np.inf)
+HALF = np.float32(0.5)
+HALVINGS = 16
 
 
 @kernel
@@ -93,3 +95,30 @@ def sort_keys(keys, size):
     for root in range((size - 2) >> 1, -1, -1):
         sift_down(keys, size, root)
     sort_heap(keys, size)
+
+
+@kernel
+def limit_of_least(values, least, largest, wanted):
+    """Return a limit that at least `wanted` of the values are at most, and not many more.
+
+    Found by halving, which looks at all values a few times but takes no branch on any.
+
+    Parameters
+    ----------
+    values : float32 array, at least `wanted` long
+    least, largest : float32
+        The extremes of the values.
+    """
+    enough = wanted + (wanted >> 1)
+    for _ in range(HALVINGS):
+        middle = HALF * least + HALF * largest
+        count = np.int32(0)
+        for i in range(values.shape[0]):
+            count += np.int32(values[i] <= middle)
+        if count >= wanted:
+            largest = middle
+            if count <= enough:
+                break
+        else:
+            least = middle
+    return largest

@@ -129,13 +129,15 @@ def test_operands_llvm_does_not_take_are_noticed(monkeypatch):
     assert not int8._accepts(256, BYTE)
 
 
-def assembly_elsewhere(choice, packed, triple, cpu, features):
-    """Return the assembly of a dot product for a processor that need not be here."""
+def assembly_of(emit, returned, count, triple, cpu, features):
+    """Return the assembly of what `emit` makes, for a processor that need not be here.
+
+    emit : callable of a builder and `count` integers of 64 bits; gives a value of `returned`
+    """
     module = ir.Module()
-    address = ir.IntType(64)
-    function = ir.Function(module, ir.FunctionType(WORD, [address] * 3), "dot")
+    function = ir.Function(module, ir.FunctionType(returned, [ir.IntType(64)] * count), "made")
     builder = ir.IRBuilder(function.append_basic_block())
-    builder.ret(int8._emit(builder, int8._Machine(*choice), packed, *function.args))
+    builder.ret(emit(builder, *function.args))
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     try:
@@ -163,7 +165,11 @@ def test_processors_that_are_not_here_get_their_instruction(
     packed, triple, cpu, features, wanted
 ):  # fmt: skip
     choice = choose_instruction(Target("native", cpu, features))
-    text = assembly_elsewhere(choice, packed, triple, cpu, features)
+
+    def emit(builder, *arguments):
+        return int8.emit_dot(builder, choice, packed, *arguments)
+
+    text = assembly_of(emit, WORD, 3, triple, cpu, features)
     assert re.search(wanted, text), text
 
 
