@@ -276,20 +276,20 @@ def test_a_filter_that_lets_pass_what_is_near_makes_a_short_walk():
 
 def test_a_walk_is_tried_where_a_filter_may_let_pass_what_is_near_and_given_up_soon():
     vectors = clustered(9000, 8)
-    index = VamanaIndex(8, "l2", max_degree=24, build_list_size=40).build(vectors)
+    index = VamanaIndex(8, "l2", max_degree=24, build_list_size=40, quantizer=None).build(vectors)
     exact = FlatIndex(8, "l2").build(vectors)
     chance = np.random.default_rng(0)
     order = np.argsort(((vectors - vectors[0]) ** 2).sum(axis=1), kind="stable")
-    for kind, among in (("near", order[:4400]), ("any", order), ("far", order[4500:])):
+    for kind, among in (("near", order[:3000]), ("any", order), ("far", order[4500:])):
         mask = np.zeros(9000, bool)
-        mask[chance.permutation(among)[:2200]] = True  # too few for a walk among rows at random
+        mask[chance.permutation(among)[:1500]] = True  # too few for a walk among rows at random
         found = index.search(vectors[0], k=10, search_list_size=10, mask=mask)
         expected = exact.search(vectors[0], k=10, mask=mask)
         if kind == "near":
             assert found.stats.comparisons[0] < 1000
             assert recall(found, expected) >= 0.8
         else:
-            assert 0 < found.stats.hops[0] <= 2 * PATIENCE < 2200 < found.stats.comparisons[0]
+            assert 0 < found.stats.hops[0] <= 2 * PATIENCE < 1500 < found.stats.comparisons[0]
             assert (found.distances == expected.distances).all()
 
 
