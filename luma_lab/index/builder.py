@@ -25,6 +25,7 @@ from luma_lab.kernels.build import (
     trim,
     write_edges,
 )
+from luma_lab.kernels.copies import mark_rows, tie_rings
 from luma_lab.kernels.distance import L2
 from luma_lab.kernels.graph import NO_NODE
 from luma_lab.kernels.prefetch import CACHE_LINE_BYTES
@@ -123,6 +124,7 @@ def build_graph(space, *, max_degree, build_list_size, alpha, seed, threads, rep
             slices.run(merge, int(group_by_target(batch, edges, places, targets, starts, sources)))
             report(SEARCH_SHARE * stop / n)
         slices.run(shorten, n)
+    tie_copies(space, everyone, trimmed)
     with scratches.lend() as scratch:
         keys = np.empty(build_list_size, np.int64)
         attach_unreached(
@@ -131,6 +133,13 @@ def build_graph(space, *, max_degree, build_list_size, alpha, seed, threads, rep
         )  # fmt: skip
     report(1.0)
     return trimmed, entry
+
+
+def tie_copies(space, live, neighbors):
+    """Tie copies among the `live` nodes of a graph into rings, see `kernels.copies`."""
+    marks = np.empty(len(neighbors), np.int64)
+    mark_rows(space, marks)
+    tie_rings(space, marks, np.argsort(marks, kind="stable"), live, neighbors)
 
 
 class Slices:

@@ -7,7 +7,7 @@ Singh et al., "FreshDiskANN", 2021: insertion, deletion by marks, consolidation.
 
 import numpy as np
 
-from luma_lab.index.builder import BATCH_SHARE, Slices
+from luma_lab.index.builder import BATCH_SHARE, Slices, tie_copies
 from luma_lab.index.rows import Growing, read_only
 from luma_lab.kernels.build import (
     choose_edges,
@@ -15,9 +15,10 @@ from luma_lab.kernels.build import (
     merge_back_edges,
     write_edges,
 )
+from luma_lab.kernels.copies import link_back
 from luma_lab.kernels.distance import L2
 from luma_lab.kernels.graph import NO_NODE
-from luma_lab.kernels.mend import link_back, mend_edges
+from luma_lab.kernels.mend import mend_edges
 from luma_lab.kernels.reach import attach_unreached
 from luma_lab.kernels.space import FloatSpace
 
@@ -89,7 +90,7 @@ def insert(graph, rooms, places, nodes, *, build_list_size, alpha, threads):
             write_edges(batch, edges, neighbors)
             live[batch] = True
             slices.run(merge, int(group_by_target(batch, edges, marks, targets, starts, sources)))
-            link_back(batch, edges, neighbors)
+            link_back(space, batch, edges, neighbors)
             done += size
     return graph._replace(
         nodes=nodes,
@@ -121,6 +122,7 @@ def mend(graph, rooms, *, build_list_size, alpha, threads):
 
     with Slices(threads) as slices:
         slices.run(run, total)
+    tie_copies(space, live, mended)
     with graph.scratches.lend() as scratch:
         attach_unreached(
             space, near, mended, graph.entry, live, np.empty(build_list_size, np.int64),

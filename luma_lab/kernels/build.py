@@ -7,12 +7,13 @@ number of threads gives the same graph. `prepared` is scratch of `space.stand_at
 import numpy as np
 
 from luma_lab.kernels.compile import kernel
+from luma_lab.kernels.copies import next_copy, put_first
 from luma_lab.kernels.distance import squared_l2
 from luma_lab.kernels.graph import NO_NODE, greedy_search
 from luma_lab.kernels.int8 import load_float32
 from luma_lab.kernels.prune import robust_prune
 from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES
-from luma_lab.kernels.space import distance_to, stand_at
+from luma_lab.kernels.space import are_copies, distance_to, stand_at
 from luma_lab.kernels.topk import key_row, pack_key, sort_keys
 
 
@@ -177,8 +178,6 @@ def merge_back_edges(
             degree += 1
         first = starts[t]
         last = starts[t + 1]
-        first = starts[t]
-        last = starts[t + 1]
         size = degree + last - first
         if size <= width:
             for s in range(first, last):
@@ -187,13 +186,20 @@ def merge_back_edges(
         if size > keys.shape[0]:
             keys = np.empty(2 * size, np.int64)
             work = np.empty((2, 2 * size), np.float32)
+        copy = next_copy(space, neighbors, np.int64(target))
         probe = stand_at(space, target, prepared)
+        some = 0
         for j in range(size):
-            other = neighbors[target, j] if j < degree else sources[first + j - degree]
-            keys[j] = pack_key(distance_to(space, probe, np.int64(other)), other)
-        sort_keys(keys, size)
-        count = robust_prune(space, target, keys, size, alpha, work, prepared, kept)
+            other = np.int64(neighbors[target, j] if j < degree else sources[first + j - degree])
+            if copy != NO_NODE and other != copy and are_copies(space, np.int64(target), other):
+                continue  # it joins the ring, see `copies.link_back`
+            keys[some] = pack_key(distance_to(space, probe, other), other)
+            some += 1
+        sort_keys(keys, some)
+        count = robust_prune(space, target, keys, some, alpha, work, prepared, kept)
         copy_edges(kept, count, neighbors[target])
+        if copy != NO_NODE:
+            put_first(neighbors, np.int64(target), copy)
 
 
 @kernel

@@ -90,35 +90,3 @@ def mend_edges(space, start, stop, neighbors, live, alpha, most, mended, prepare
         count = robust_prune(space, node, keys, size, alpha, work, prepared, row)
         for j in range(count, degree):
             row[j] = NO_NODE
-
-
-@kernel
-def link_back(batch, edges, neighbors):
-    """Make sure that each node of a batch is pointed to by its nearest neighbour at least.
-
-    Where all it points to pruned it away again, the nearest of them gives up its last edge, the
-    farthest or the least needed. Returns how many had to.
-    """
-    degree = neighbors.shape[1]
-    forced = 0
-    for i in range(batch.shape[0]):
-        node = batch[i]
-        found = edges[i, 0] == NO_NODE
-        for j in range(edges.shape[1]):
-            other = edges[i, j]
-            if other == NO_NODE or found:
-                break
-            for m in range(degree):
-                if neighbors[other, m] == node:
-                    found = True
-                    break
-        if not found:
-            nearest = edges[i, 0]
-            place = degree - 1
-            for m in range(degree):
-                if neighbors[nearest, m] == NO_NODE:
-                    place = m
-                    break
-            neighbors[nearest, place] = node
-            forced += 1
-    return forced

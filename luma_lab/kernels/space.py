@@ -15,11 +15,13 @@ from numba import types
 from numba.extending import overload
 
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.distance import L2, row_distance, squared_l2
+from luma_lab.kernels.distance import L2, ZERO, row_distance, squared_l2
 from luma_lab.kernels.int8 import load_float32, load_int32
 from luma_lab.kernels.prefetch import prefetch_row
 from luma_lab.kernels.quantize import MIDDLE, QUERY_CONSTANTS, ROW_CONSTANT_BYTES, q8_distance
 
+MARK_FACTOR = np.int64(-7046029254386353131)  # odd, of no pattern: Steele et al., SplitMix, 2014
+MARK_SHIFT = np.int64(29)
 INLINED = {"forceinline": True, "nogil": True, "error_model": "numpy"}
 
 
@@ -53,10 +55,17 @@ def apart(space, probe, node):
 
 
 def are_copies(space, node, other):
-    """Tell whether two nodes that are 0 apart but for rounding are one row twice."""
+    """Tell whether two nodes are one row twice."""
     if isinstance(space, FloatSpace):
-        return False  # their distance is 0 then, and nothing rounded
-    return _same_constants(space, node, other)
+        return _same_floats(space, node, other)
+    return _same_code(space, node, other)
+
+
+def mark_of(space, node):
+    """Return an int64 that copies have in common, and hardly any other nodes."""
+    if isinstance(space, FloatSpace):
+        return _mark_of_floats(space, node)
+    return _mark_of_code(space, node)
 
 
 def orders_by_l2(space):
@@ -94,16 +103,44 @@ def _code_distance(space, probe, node):
 
 
 @kernel(inline=True)
-def _same_constants(space, node, other):
+def _same_floats(space, node, other):
+    for j in range(space.vectors.shape[1]):
+        if space.vectors[node, j] != space.vectors[other, j]:
+            return False
+    return True
+
+
+@kernel(inline=True)
+def _same_code(space, node, other):
     row_bytes = space.codes.shape[1]
-    base = space.codes.ctypes.data + row_bytes - ROW_CONSTANT_BYTES
-    one, two = base + node * row_bytes, base + other * row_bytes
-    return (
-        load_int32(one) == load_int32(two)
-        and load_int32(one + 4) == load_int32(two + 4)
-        and load_int32(one + 8) == load_int32(two + 8)
-        and load_int32(one + 12) == load_int32(two + 12)
-    )
+    one = space.codes.ctypes.data + node * row_bytes
+    two = space.codes.ctypes.data + other * row_bytes
+    # The constants come last, and mostly differ.
+    for at in range(row_bytes - 4, -4, -4):
+        if load_int32(one + at) != load_int32(two + at):
+            return False
+    return True
+
+
+@kernel(inline=True)
+def _mark_of_floats(space, node):
+    mark = np.int64(0)
+    row = space.vectors[node]
+    for j in range(row.shape[0]):
+        bits = np.float32(row[j] + ZERO).view(np.int32)  # -0.0 becomes 0.0, which it equals
+        mark = (mark ^ np.int64(bits)) * MARK_FACTOR
+        mark ^= mark >> MARK_SHIFT
+    return mark
+
+
+@kernel(inline=True)
+def _mark_of_code(space, node):
+    mark = np.int64(0)
+    row = space.codes.ctypes.data + node * space.codes.shape[1]
+    for at in range(0, space.codes.shape[1], 4):
+        mark = (mark ^ np.int64(load_int32(row + at))) * MARK_FACTOR
+        mark ^= mark >> MARK_SHIFT
+    return mark
 
 
 @kernel
@@ -143,8 +180,15 @@ def _apart(space, probe, node):
 @overload(are_copies, jit_options=INLINED)
 def _are_copies(space, node, other):
     if _is_float(space):
-        return lambda space, node, other: False
-    return lambda space, node, other: _same_constants(space, node, other)
+        return lambda space, node, other: _same_floats(space, node, other)
+    return lambda space, node, other: _same_code(space, node, other)
+
+
+@overload(mark_of, jit_options=INLINED)
+def _mark_of(space, node):
+    if _is_float(space):
+        return lambda space, node: _mark_of_floats(space, node)
+    return lambda space, node: _mark_of_code(space, node)
 
 
 @overload(orders_by_l2, jit_options=INLINED)

@@ -11,6 +11,7 @@ from luma_lab.kernels import (
     cluster,
     codescan,
     codewalk,
+    copies,
     distance,
     graph,
     mend,
@@ -119,7 +120,10 @@ def _warm_graph(space):
     reach.attach_unreached(space, space, trimmed, 0, live, keys, fresh, seen, epoch, prepared)
     trimmed = read_only(trimmed)
     mend.mend_edges(space, 0, WARM_ROWS, trimmed, live, alpha, WARM_ROWS, neighbors, prepared)
-    mend.link_back(batch, edges, neighbors)
+    copies.link_back(space, batch, edges, neighbors)
+    marks = np.zeros(WARM_ROWS, np.int64)
+    copies.mark_rows(space, marks)
+    copies.tie_rings(space, marks, np.argsort(marks, kind="stable"), live, neighbors)
     partition.merge_edges(space, 0, 0, WARM_ROWS, neighbors.copy(), alpha, neighbors, prepared)
     return space, trimmed, prepared, keys, fresh, seen, epoch
 
