@@ -40,13 +40,17 @@ class RangeNeighbors(NamedTuple):
     rows : int64 array of shape (limits[-1],)
     distances : float32 array of shape (limits[-1],), ascending within a query
         As in `Neighbors`.
-    stats : SearchStats or CodedStats
+    stats : SearchStats, CodedStats or DiskStats
+    scanned : bool array of shape (n_queries,) or None
+        Whether all rows that may be answered were compared, so that the answer is exact; None
+        where that is always so.
     """
 
     limits: np.ndarray
     rows: np.ndarray
     distances: np.ndarray
-    stats: "SearchStats | CodedStats"
+    stats: "SearchStats | CodedStats | DiskStats"
+    scanned: "np.ndarray | None" = None
 
 
 class SearchStats(NamedTuple):

@@ -84,6 +84,10 @@ class Vamana:
         )
         return {"search_list_size": max(size, k)}
 
+    def range_options(self, row):
+        """Return the keywords of the index's search by radius, from what is stored."""
+        return self.options(row, {}, 1)
+
     def build(self, row, params, threads, vectors, path, progress):
         """Build an index of `vectors` (n, dim), save it in directory `path`, return it."""
         index = self._new(row.dim, row.metric, params, threads)
@@ -152,6 +156,10 @@ class Ivf(Vamana):
         nprobe = asked.get("nprobe") or row.params.get("nprobe", self.search_defaults["nprobe"])
         rerank = asked.get("rerank") or row.params.get("rerank")
         return {"nprobe": nprobe, "rerank": None if rerank is None else max(rerank, k)}
+
+    def range_options(self, row):
+        """As `Vamana.range_options`: what may be within is measured exactly, however much."""
+        return {"nprobe": self.options(row, {}, 1)["nprobe"]}
 
     def compacted(self, index, vectors, live):
         """As `Vamana.compacted`."""

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from luma_lab.codec import decode
-from luma_lab.engine import filters, kinds, planner, points, searching
+from luma_lab.engine import filters, planner, points, searching
 from luma_lab.engine.grouping import check_min_score
+from luma_lab.engine.kinds import KINDS
 from luma_lab.engine.point_cache import NO_LIMIT
 from luma_lab.errors import CorruptStore, InvalidArgument, LumaError
 from luma_lab.store import catalog, deadline, mappings
@@ -21,7 +22,7 @@ from luma_lab.store.nearest import NULL
 from luma_lab.types import Hit, Hits
 
 RETRIES = 8
-RANGED = "vamana"  # the kind of index that searches by radius
+RANGED = "vamana", "ivf"  # the kinds of index that search by radius
 
 
 class Asked(NamedTuple):
@@ -73,8 +74,8 @@ def search_range(
     del hits[asked.limit :]
     if explain:
         receipt = searching.receipt_of(snapshot, found, 0, 1, planner.NOTHING)
-        del receipt["params"]["k"]
-        receipt["params"] |= {"min_score": asked.min_score, "limit": asked.limit}
+        own = {} if found.index is None else KINDS[found.index.kind].range_options(snapshot.row)
+        receipt["params"] = {**own, "min_score": asked.min_score, "limit": asked.limit}
         receipt["matches"] = matches
         receipt["truncated"] = hits.truncated
         receipt["times_ms"] |= times
@@ -142,8 +143,9 @@ def _find(snapshot, asked, rows):
     if not filtered and (snapshot.dead_indexed or snapshot.dead_tail):
         rows = np.flatnonzero(snapshot.live)
     near = _ask(snapshot, asked, radius, rows, limit)
-    walked = near is not None and near.stats.hops.any()
-    strategy = planner.WORDS[RANGED] if walked else "exact"
+    # A walk may have been given up, and then all rows compared after all.
+    walked = near is not None and not near.scanned.all()
+    strategy = planner.WORDS[snapshot.index.kind] if walked else "exact"
     start = 0 if near is None else inside
     behind = len(snapshot.vectors) - start if rows is None else len(rows) - _below(rows, start)
     parts = [] if near is None else [near]
@@ -170,10 +172,10 @@ def _find(snapshot, asked, rows):
 def _ask(snapshot, asked, radius, rows, limit):
     """Return what the index finds among its rows; None without one that searches by radius."""
     index, inside = snapshot.index, snapshot.indexed_rows
-    if index is None or index.kind != RANGED or inside == 0 or asked.exact:
+    if index is None or index.kind not in RANGED or inside == 0 or asked.exact:
         return None
     part = None if rows is None else rows[: _below(rows, inside)]
-    options = kinds.KINDS[RANGED].options(snapshot.row, planner.NOTHING, 1)
+    options = KINDS[index.kind].range_options(snapshot.row)
     try:
         return index.index.search_range(asked.query, radius, rows=part, limit=limit, **options)
     except CorruptStore as error:

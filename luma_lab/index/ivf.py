@@ -4,7 +4,8 @@ import threading
 
 import numpy as np
 
-from luma_lab.errors import CorruptStore, NotSupported, UnknownName
+from luma_lab.errors import CorruptStore, UnknownName
+from luma_lab.index.cellrange import RangedCells
 from luma_lab.index.cells import (
     QUANTIZERS,
     Rooms,
@@ -40,7 +41,7 @@ NPROBE = 16
 GROWTH = 4
 
 
-class IVFIndex(RenewingCells, Living):
+class IVFIndex(RangedCells, RenewingCells, Living):
     """Approximate nearest neighbours by looking into the k-means cells nearest to a query.
 
     Recall is bought with `nprobe`. With a quantizer, rows of a cell are compared by codes and
@@ -195,10 +196,6 @@ class IVFIndex(RenewingCells, Living):
             mask = as_mask(mask, rows, len(cells.live))
         rows, distances, counts = cells.search(queries, k, nprobe, rerank, threads, mask)
         return Neighbors(rows, distances, stats_in_memory(counts, self.quantizer))
-
-    def search_range(self, queries, radius, **options):
-        """Not offered: `FlatIndex` and `VamanaIndex` find all rows within a radius."""
-        raise NotSupported("IVFIndex.search_range: use a FlatIndex or VamanaIndex")
 
     def add(self, vectors):
         """Insert vectors (dim,) or (n, dim); return their row numbers, int64 (n,).

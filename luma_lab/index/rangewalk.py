@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from luma_lab.index.graph import COMPARISONS_PER_PLACE
+from luma_lab.index.protocol import stats_in_memory
 from luma_lab.index.ranging import answer_of, scan_within
 from luma_lab.index.rows import read_only
 from luma_lab.kernels.graph import COMPARISONS
-from luma_lab.types import CodedStats, SearchStats
 
 
 def range_of(graph, queries, radius, list_size, threads, chosen, limit):
@@ -49,10 +49,8 @@ def range_of(graph, queries, radius, list_size, threads, chosen, limit):
         for i, keys in zip(pending, scanned, strict=True):
             found[i] = keys
         counts[pending, COMPARISONS] += matches
-    if nodes.quantizer is not None:
-        return answer_of(found, limit, CodedStats(counts))
-    hops, comparisons, *_ = counts.T
-    return answer_of(found, limit, SearchStats(hops, comparisons, np.zeros_like(hops)))
+    stats = stats_in_memory(counts, nodes.quantizer)
+    return answer_of(found, limit, stats)._replace(scanned=marked(pending, len(queries)))
 
 
 def _walk(graph, queries, radius, list_size, threads, mask, limit, budget, counts):
@@ -78,3 +76,10 @@ def _walk(graph, queries, radius, list_size, threads, mask, limit, budget, count
     with ThreadPoolExecutor(threads) as pool:
         jobs = [pool.submit(run, a, b) for a, b in itertools.pairwise(cuts)]
         return [keys for job in jobs for keys in job.result()]
+
+
+def marked(places, count):
+    """Return a bool array of shape (count,) that is True at `places`."""
+    marks = np.zeros(count, np.bool_)
+    marks[places] = True
+    return marks

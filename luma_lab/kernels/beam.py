@@ -12,7 +12,18 @@ import numpy as np
 from luma_lab.kernels.aio import Queue, request_read, submit_reads, wait_for_reads
 from luma_lab.kernels.codescan import code_distance, write_heap
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.graph import COMPARISONS, HOPS, PASS, READS, insert_key, next_epoch
+from luma_lab.kernels.graph import (
+    COMPARISONS,
+    HOLDING,
+    HOPS,
+    PASS,
+    READS,
+    drop_surplus,
+    drop_surplus_alike,
+    insert_key,
+    is_as_far,
+    next_epoch,
+)
 from luma_lab.kernels.prefetch import prefetch_row
 from luma_lab.kernels.record import Layout, edges_of, is_sound, record_distance
 from luma_lab.kernels.topk import EXPANDED, key_row, pack_key, push_least
@@ -93,18 +104,23 @@ def choose_beam(keys, size, beam, width):
 
 
 @kernel
-def take_edges(data, at, layout, codes, probe, keys, size, fresh, seen, stamp):
+def take_edges(
+    data, at, layout, codes, probe, keys, size, fresh, seen, stamp, most, mask, use_mask
+):  # fmt: skip
     """Compare the neighbours that the record at byte `at` names, and keep the nearest in `keys`.
+
+    Of one distance `most` are kept; with a mask as many that pass it, and as many others.
 
     Returns
     -------
-    size, comparisons : int
-        Valid entries of `keys`; distances computed.
+    size, comparisons, held : int
+        Valid entries of `keys`; distances computed; keys dropped that may have `held` the walk
+        fast, see `graph.drop_surplus_alike`.
     """
     row_bytes = codes.rows.shape[1]
     base = codes.rows.ctypes.data
     edges = edges_of(data, at, layout)
-    count = 0
+    count, held = 0, 0
     for j in range(1, edges[0] + 1):
         other = edges[j]
         if seen[other] != stamp:
@@ -119,11 +135,21 @@ def take_edges(data, at, layout, codes, probe, keys, size, fresh, seen, stamp):
         )
         key = pack_key(distance, other)
         if size < keys.shape[0]:
-            insert_key(keys, size, key)
+            place = insert_key(keys, size, key)
             size += 1
         elif key < keys[size - 1]:
-            insert_key(keys, size, key)
-    return size, count
+            place = insert_key(keys, size, key)
+        else:
+            continue
+        if (place > 0 and is_as_far(keys[place - 1], key)) or (
+            place + 1 < size and is_as_far(keys[place + 1], key)
+        ):
+            if use_mask:
+                size, alone = drop_surplus_alike(keys, size, place, most, mask)
+                held += alone
+            else:
+                size = drop_surplus(keys, size, place, most)
+    return size, count, held
 
 
 @kernel
@@ -211,7 +237,8 @@ def walk_disk(
     width : int
         The beam's, at most that of `scratch`.
     counts : int64 array of shape (n_queries, COUNTS)
-        HOPS, COMPARISONS, READS, CACHE_HITS, and how many expanded nodes `mask` let PASS.
+        HOPS, COMPARISONS, READS, CACHE_HITS, and how many expanded nodes `mask` let PASS: 0 where
+        copies of a row that don't may have held the walk fast, see `graph.filtered_search`.
 
     Returns
     -------
@@ -223,6 +250,8 @@ def walk_disk(
     query = queries[i]
     heap = np.empty(rows.shape[1], np.int64)
     found = 0
+    held, most_held = 0, HOLDING * (keys.shape[0] >> 1)
+    most = max(rows.shape[1], keys.shape[0] >> 1)
     hops, comparisons, reads, hits, passed = 0, 1, 0, 0, 0
     stamp = next_epoch(scratch.seen, scratch.epoch)
     row_bytes = codes.rows.shape[1]
@@ -233,7 +262,7 @@ def walk_disk(
     scratch.seen[entry] = stamp
     size = 1
     status, detail = FINE, 0
-    while status == FINE:
+    while status == FINE and held <= most_held:
         count = choose_beam(keys, size, scratch.beam, width)
         if count == 0:
             break
@@ -257,10 +286,12 @@ def walk_disk(
                 data = store.records if cached else store.data
                 node = scratch.beam[j]
                 at = scratch.places[j]
-                size, compared = take_edges(
-                    data, at, layout, codes, probe, keys, size, scratch.fresh, scratch.seen, stamp
-                )
+                size, compared, alone = take_edges(
+                    data, at, layout, codes, probe, keys, size, scratch.fresh, scratch.seen,
+                    stamp, most, mask, use_mask,
+                )  # fmt: skip
                 comparisons += compared
+                held += alone
                 if use_mask and not mask[node]:
                     continue
                 passed += 1
@@ -274,5 +305,5 @@ def walk_disk(
     counts[i, COMPARISONS] = comparisons
     counts[i, READS] = reads
     counts[i, CACHE_HITS] = hits
-    counts[i, PASS] = passed
+    counts[i, PASS] = passed if held <= most_held else 0
     return status, detail

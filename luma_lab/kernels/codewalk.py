@@ -191,8 +191,9 @@ def search_codes(
         probe = prepared.ctypes.data
         if wanted > 0:
             size, hops, comparisons = filtered_search(
-                space, probe, neighbors, entry, mask, wanted, least, keys, fresh, seen, epoch
-            )
+                space, probe, neighbors, entry, mask, wanted, least, keys, fresh, seen, epoch,
+                max(rerank, wanted >> 1),
+            )  # fmt: skip
         else:
             size, hops, comparisons = greedy_search(
                 space, probe, neighbors, entry, keys, fresh, seen, epoch, no_record,

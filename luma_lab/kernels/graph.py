@@ -23,6 +23,7 @@ NO_NODE = -1
 HOPS, COMPARISONS, READS, PASS = 0, 1, 2, 3
 LAST_EPOCH = 255
 CROWD = 16  # nodes, half of them of one distance, that may be copies which hold a walk fast
+HOLDING = 8  # times as many rows as wanted: more copies that don't pass hold a walk fast
 PATIENCE = 10  # hops of a filtered walk between two looks at whether it leads anywhere
 
 
@@ -192,8 +193,40 @@ def passes(mask, row):
 
 
 @kernel
+def drop_surplus_alike(keys, size, place, most, mask):
+    """Do as `drop_surplus` among those keys only that pass the mask, or don't, as keys[place].
+
+    So those that pass are neither crowded out by others as far nor crowd out what leads on.
+
+    Returns
+    -------
+    size : int
+    held : int
+        1 where the dropped key does not pass and fewer than `most` as far do, otherwise 0: where
+        there are many of them, what passes may be linked through them only.
+    """
+    asked = passes(mask, key_row(keys[place]))
+    first = place
+    while first > 0 and is_as_far(keys[first - 1], keys[place]):
+        first -= 1
+    count = 0
+    last = place
+    behind = first
+    while behind < size and is_as_far(keys[behind], keys[place]):
+        if passes(mask, key_row(keys[behind])) == asked:
+            count += 1
+            last = behind
+        behind += 1
+    if count <= most:
+        return size, 0
+    for i in range(last + 1, size):
+        keys[i - 1] = keys[i]
+    return size - 1, 0 if asked or behind - first - count >= most else 1
+
+
+@kernel
 def filtered_search(
-    space, probe, neighbors, entry, mask, wanted, least, keys, fresh, seen, epoch
+    space, probe, neighbors, entry, mask, wanted, least, keys, fresh, seen, epoch, most
 ):  # fmt: skip
     """Walk as `greedy_search` does, with a list that ends where `wanted` of its rows pass.
 
@@ -209,6 +242,8 @@ def filtered_search(
         At least 1.
     least : float32
         The share of the wanted ones that is enough to go on for.
+    most : int
+        Nodes of one distance that the list may hold of those that pass, and of the others.
 
     The rest is as in `greedy_search`.
 
@@ -216,7 +251,7 @@ def filtered_search(
     -------
     size : int
         Entries of `keys` that are valid, all expanded, ascending; 0 if it was given up, or if
-        copies of a row are half of them, which may have held it fast.
+        copies of a row may have held it fast: those that don't pass, or half of the list.
     hops, comparisons : int
     """
     stamp = next_epoch(seen, epoch)
@@ -224,6 +259,7 @@ def filtered_search(
     seen[entry] = stamp
     passed = 1 if passes(mask, np.int64(entry)) else 0
     size = 1
+    held = 0
     hops = 0
     comparisons = 1
     cursor = 0
@@ -255,8 +291,15 @@ def filtered_search(
             if place <= resume:
                 resume = place
                 prefetch_edges(neighbors, other)
-            if passes(mask, other):
-                passed += 1
+            passed += 1 if passes(mask, other) else 0
+            if (place > 0 and is_as_far(keys[place - 1], key)) or (
+                place + 1 < size and is_as_far(keys[place + 1], key)
+            ):
+                left, alone = drop_surplus_alike(keys, size, place, most, mask)
+                held += alone
+                if left < size:
+                    size = left
+                    passed -= 1 if passes(mask, other) else 0
             # Nothing behind the last wanted row can matter.
             while passed >= wanted:
                 last = passes(mask, key_row(keys[size - 1]))
@@ -265,6 +308,8 @@ def filtered_search(
                 size -= 1
                 if last:
                     passed -= 1
+        if held > HOLDING * wanted:
+            return 0, hops, comparisons
         if hops % PATIENCE == 0 and passed < wanted:
             if passed * keys.shape[0] < least * wanted * size:
                 return 0, hops, comparisons
@@ -290,8 +335,9 @@ def search_batch(
         probe = probe_at(queries, i)
         if wanted > 0:
             size, hops, comparisons = filtered_search(
-                space, probe, neighbors, entry, mask, wanted, least, keys, fresh, seen, epoch
-            )
+                space, probe, neighbors, entry, mask, wanted, least, keys, fresh, seen, epoch,
+                max(rows.shape[1], wanted >> 1),
+            )  # fmt: skip
         else:
             size, hops, comparisons = greedy_search(
                 space, probe, neighbors, entry, keys, fresh, seen, epoch, no_record,

@@ -7,6 +7,7 @@ from luma_lab.kernels import (
     blocks,
     bm25,
     build,
+    cellrange,
     cellscan,
     cluster,
     codescan,
@@ -169,12 +170,14 @@ def _warm_cells(vectors, mean, codes, no_mask, rows, distances, counts):
     cluster.move_centroids(vectors, order, starts, 0, WARM_ROWS, centroids)
     cluster.revive_centroids(vectors, order, starts, gaps, centroids)
     one, none = read_only(np.ones(1, np.int64)), read_only(np.zeros(1, np.int64))
-    cellscan.search_cells(
+    asked = (
         quantize.Q8, BLOCK_BYTES, 2 * BLOCK_BYTES, mean, lanes, read_only(np.zeros(1, np.float32)),
         none, one, read_only(np.zeros((1, 2), np.float32)),
         read_only(np.zeros(blocks.LANES, np.int32)), lanes, vectors, vectors[:1], distance.L2,
-        no_mask, False, 1, 1, 1, 1, rows, distances, counts,
+        no_mask, False, 1,
     )  # fmt: skip
+    cellscan.search_cells(*asked, 1, 1, 1, rows, distances, counts)
+    cellrange.range_cells(*asked, ONE, 0, 1, np.zeros(1, np.int64), counts)
 
 
 def _warm_shards(vectors):

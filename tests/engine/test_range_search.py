@@ -30,10 +30,11 @@ def between(scores, count):
 class Filled:
     """A collection and what is in it: vectors and meta by id."""
 
-    def __init__(self, lab, metric, kind, tail):
+    def __init__(self, lab, metric, kind, tail, centres=1):
         chance = np.random.default_rng(1)
         self.docs = lab.create_collection("docs", DIM, metric)
         vectors = chance.normal(size=(COUNT, DIM)).astype(np.float32)
+        vectors += np.repeat(4 * np.arange(centres), COUNT // centres)[:, None] % np.arange(3, 23)
         self.vectors = {f"p{i}": v for i, v in enumerate(vectors)}
         self.metas = {id: {"n": i % 10} for i, id in enumerate(self.vectors)}
         ids = list(self.vectors)
@@ -62,7 +63,7 @@ class Filled:
 @pytest.fixture(
     params=[
         ("cosine", None, False), ("l2", "vamana", True), ("dot", "vamana", True),
-        ("cosine", "vamana", False), ("cosine", "ivf", True),
+        ("cosine", "vamana", False), ("cosine", "ivf", True), ("l2", "ivf", False),
     ],
     ids=lambda given: "-".join(map(str, given)),
 )  # fmt: skip
@@ -122,6 +123,31 @@ def test_a_limit_keeps_the_best_and_the_receipt_tells(filled):
     assert edge == everything and not edge.receipt["truncated"]
     assert docs.search_range(query, np.inf) == []
     assert docs.search_range(query, 1e300) == []
+
+
+@pytest.mark.parametrize(("kind", "word"), [("vamana", "walk"), ("ivf", "probe")])
+def test_the_receipt_says_what_answered(lab, kind, word):
+    filled = Filled(lab, "l2", kind, False, centres=50)
+    docs, query = filled.docs, filled.query
+    few = docs.search_range(query, between(filled.scores, 20), explain=True)
+    assert (few.receipt["strategy"], few.receipt["kind"]) == (word, kind)
+    assert not few.receipt["exact"] and 0 < few.receipt["comparisons"] < COUNT
+    assert few.receipt["fingerprint"] and few.receipt["hops"]
+    own = {"vamana": {"search_list_size": 64}, "ivf": {"nprobe": 16}}[kind]
+    assert own.items() < few.receipt["params"].items()
+    assert set(few.receipt["params"]) == {*own, "min_score", "limit"}
+    # Too much is within: the walk is given up, and all points are compared.
+    if kind == "vamana":
+        everything = docs.search_range(query, -np.inf, explain=True, limit=COUNT)
+        assert everything.receipt["hops"] and everything.receipt["comparisons"] > COUNT
+        assert everything.receipt["strategy"] == "exact" and everything.receipt["exact"]
+        assert everything.receipt["kind"] == "flat" and not everything.receipt["fingerprint"]
+        assert len(everything) == COUNT
+    narrow = docs.search_range(query, -30.0, filter={"n": 3}, explain=True)
+    assert narrow.receipt["strategy"] == "filter+exact" and narrow.receipt["exact"]
+    docs.upsert(["new"], query[None], [{"n": 3}])
+    hits = docs.search_range(query, between(filled.scores, 20), explain=True)
+    assert hits[0].id == "new" and hits.receipt["strategy"] == f"{word}+tail"
 
 
 def test_a_hit_may_score_just_what_is_asked(lab):

@@ -54,11 +54,13 @@ if FOLDER is None:
 warm = {name: kernel.signatures.copy() for name, kernel in made.items()}
 
 from luma_lab.index import DiskIndex, FlatIndex, IVFIndex, TextIndex, VamanaIndex, exact_search
+from luma_lab.index import cellrange
 from luma_lab.index.pq import PQQuantizer
 from luma_lab.index.quantizer import Q4Quantizer, Q8Quantizer
 
 vectors = np.random.default_rng(0).normal(size=(300, 20))
 few, odd = np.arange(300) < 10, np.arange(300) % 2 == 1
+cellrange.FEW_MATCHES = 20  # so that cells are looked into
 
 def use(index):
     index.save(FOLDER)
@@ -71,6 +73,9 @@ def use(index):
             one.search(vectors[0], rows=np.arange(9))
             for radius, mask in ((0.5, None), (50.0, odd)):
                 one.search_range(vectors[:3], radius, search_list_size=2, threads=2, mask=mask)
+        else:
+            for mask in (None, odd, few):
+                one.search_range(vectors[:3], 0.5, nprobe=1, threads=2, mask=mask)
         one.delete(np.arange(20, 40))
         one.search(vectors[0], mask=odd)
         one.consolidate()

@@ -145,7 +145,7 @@ def test_a_filtered_walk_expands_what_the_textbook_walk_expands(metric, share, l
     for query in whole_numbers(3, 6, seed=1):
         size, hops, comparisons = graph.filtered_search(
             FloatSpace(rows, metric), graph_rows(query[None], "l2")[0], read_only(neighbors), 5,
-            mask, wanted, np.float32(least), keys, np.empty(7, np.int32), seen, epoch,
+            mask, wanted, np.float32(least), keys, np.empty(7, np.int32), seen, epoch, room,
         )  # fmt: skip
         expected = reference_filtered_walk(
             query, vectors, neighbors, 5, wanted, least, room, mask, metric
@@ -162,7 +162,7 @@ def test_a_walk_whose_rows_all_pass_is_the_plain_walk():
         size, hops, comparisons = graph.filtered_search(
             FloatSpace(graph_rows(vectors, "l2"), L2), graph_rows(query[None], "l2")[0],
             read_only(neighbors), 5, np.ones(300, bool), 30, np.float32(1), keys,
-            np.empty(7, np.int32), np.zeros(300, np.uint8), np.zeros(1, np.int32),
+            np.empty(7, np.int32), np.zeros(300, np.uint8), np.zeros(1, np.int32), 300,
         )  # fmt: skip
         assert [key_row(key) for key in keys[:size]] == plain[0]
         assert (hops, comparisons) == (len(plain[1]), plain[2])
