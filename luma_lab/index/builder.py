@@ -56,7 +56,9 @@ def graph_row_bytes(max_degree):
     return 4 * (width + max_degree) + BATCH_SHARE * max_degree * BATCH_BYTES + ROW_BYTES
 
 
-def build_graph(space, *, max_degree, build_list_size, alpha, seed, threads, report):
+def build_graph(
+    space, *, max_degree, build_list_size, alpha, seed, threads, report, with_rings=True
+):
     """Build the graph of a space of at least one row.
 
     Parameters
@@ -65,6 +67,8 @@ def build_graph(space, *, max_degree, build_list_size, alpha, seed, threads, rep
         Codes are compared by their L2 distances.
     report : callable
         Gets the finished fraction after each batch; an exception it raises ends the build.
+    with_rings : bool, default True
+        Tie copies of a row into rings, for a graph whose edges will be pruned again.
 
     Returns
     -------
@@ -124,7 +128,8 @@ def build_graph(space, *, max_degree, build_list_size, alpha, seed, threads, rep
             slices.run(merge, int(group_by_target(batch, edges, places, targets, starts, sources)))
             report(SEARCH_SHARE * stop / n)
         slices.run(shorten, n)
-    tie_copies(space, everyone, trimmed)
+    if with_rings:
+        tie_copies(space, everyone, trimmed)
     with scratches.lend() as scratch:
         keys = np.empty(build_list_size, np.int64)
         attach_unreached(

@@ -168,6 +168,7 @@ def _build_in_memory(
             CodedNodes(floats, points, own).building_space,
             **_graph_parameters(parameters),
             report=lambda fraction: report(GRAPH_SHARE * fraction),
+            with_rings=False,
         )
     if own is quantizer:
         codes.write(points)

@@ -173,6 +173,7 @@ class ShardedGraph:
             self._space(read_only(own)),
             **self._parameters,
             report=lambda fraction: report(done + fraction / self.plan.shards),
+            with_rings=False,
         )
         for start in range(0, len(members), self.plan.part_rows):
             links = neighbors[start : start + self.plan.part_rows]

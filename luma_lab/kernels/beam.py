@@ -14,7 +14,6 @@ from luma_lab.kernels.codescan import code_distance, write_heap
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.graph import (
     COMPARISONS,
-    HOLDING,
     HOPS,
     PASS,
     READS,
@@ -26,6 +25,7 @@ from luma_lab.kernels.graph import (
 )
 from luma_lab.kernels.prefetch import prefetch_row
 from luma_lab.kernels.record import Layout, edges_of, is_sound, record_distance
+from luma_lab.kernels.space import Q8Space
 from luma_lab.kernels.topk import EXPANDED, key_row, pack_key, push_least
 
 CACHE_HITS = 4  # a column of `counts`, beside those of `graph`
@@ -34,6 +34,7 @@ NOWHERE = -1
 CACHED = -1
 # What a walk ended with.
 FINE, DAMAGED, REFUSED = 0, 1, 2
+HOLDING = 8  # times as many rows as wanted: more copies that don't pass hold a walk fast
 
 
 class Codes(NamedTuple):
@@ -121,6 +122,7 @@ def take_edges(
     base = codes.rows.ctypes.data
     edges = edges_of(data, at, layout)
     count, held = 0, 0
+    same = Q8Space(codes.rows, codes.code_bytes, 0)  # for rows of one code, of whatever kind
     for j in range(1, edges[0] + 1):
         other = edges[j]
         if seen[other] != stamp:
@@ -145,10 +147,10 @@ def take_edges(
             place + 1 < size and is_as_far(keys[place + 1], key)
         ):
             if use_mask:
-                size, alone = drop_surplus_alike(keys, size, place, most, mask)
+                size, alone = drop_surplus_alike(same, keys, size, place, most, mask)
                 held += alone
             else:
-                size = drop_surplus(keys, size, place, most)
+                size = drop_surplus(same, keys, size, place, most)
     return size, count, held
 
 

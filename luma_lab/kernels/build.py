@@ -7,9 +7,9 @@ number of threads gives the same graph. `prepared` is scratch of `space.stand_at
 import numpy as np
 
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.copies import next_copy, put_first
+from luma_lab.kernels.copies import put_first
 from luma_lab.kernels.distance import squared_l2
-from luma_lab.kernels.graph import NO_NODE, greedy_search
+from luma_lab.kernels.graph import NO_NODE, greedy_search, next_copy
 from luma_lab.kernels.int8 import load_float32
 from luma_lab.kernels.prune import robust_prune
 from luma_lab.kernels.quantize import ROW_CONSTANT_BYTES

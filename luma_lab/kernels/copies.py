@@ -8,15 +8,8 @@ leads to the next one, and pruning leaves that edge alone.
 import numpy as np
 
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.graph import NO_NODE
+from luma_lab.kernels.graph import NO_NODE, next_copy
 from luma_lab.kernels.space import are_copies, mark_of
-
-
-@kernel
-def next_copy(space, neighbors, node):
-    """Return the next copy of a node in their ring, or NO_NODE if it is in none."""
-    other = np.int64(neighbors[node, 0])
-    return other if other != NO_NODE and are_copies(space, node, other) else NO_NODE
 
 
 @kernel

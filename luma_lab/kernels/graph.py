@@ -15,7 +15,7 @@ import numpy as np
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.distance import COSINE, ONE, ZERO
 from luma_lab.kernels.prefetch import prefetch_span
-from luma_lab.kernels.space import distance_to, prefetch_node, probe_at
+from luma_lab.kernels.space import are_copies, distance_to, prefetch_node, probe_at
 from luma_lab.kernels.topk import EXPANDED, key_distance, key_row, pack_key
 
 NO_NODE = -1
@@ -23,7 +23,8 @@ NO_NODE = -1
 HOPS, COMPARISONS, READS, PASS = 0, 1, 2, 3
 LAST_EPOCH = 255
 CROWD = 16  # nodes, half of them of one distance, that may be copies which hold a walk fast
-HOLDING = 8  # times as many rows as wanted: more copies that don't pass hold a walk fast
+NO_MORE, BROKEN = -1, -2  # of `passing_copy`
+LONGEST_RING = 1 << 16  # copies that are gone through for one that passes
 PATIENCE = 10  # hops of a filtered walk between two looks at whether it leads anywhere
 
 
@@ -93,13 +94,14 @@ def is_as_far(one, other):
 
 
 @kernel
-def drop_surplus(keys, size, place, most):
-    """Of the keys as far as keys[place] drop the last if they are more than `most`.
+def drop_surplus(space, keys, size, place, most):
+    """Drop a copy of the row of keys[place] if more than `most` keys are as far.
 
     Returns the size of the list.
 
     Copies of a row link to each other first. Met on the way to something nearer, as many of them
-    as the list has places would crowd out all that leads on.
+    as the list has places would crowd out all that leads on. Other rows as far stay: where many
+    distances are the same, each may lead on.
     """
     first = place
     while first > 0 and is_as_far(keys[first - 1], keys[place]):
@@ -109,9 +111,13 @@ def drop_surplus(keys, size, place, most):
         behind += 1
     if behind - first <= most:
         return size
-    for i in range(behind, size):
-        keys[i - 1] = keys[i]
-    return size - 1
+    row = key_row(keys[place])
+    for last in range(behind - 1, first - 1, -1):
+        if last != place and are_copies(space, row, key_row(keys[last])):
+            for i in range(max(last, place) + 1, size):
+                keys[i - 1] = keys[i]
+            return size - 1
+    return size
 
 
 @kernel
@@ -130,7 +136,7 @@ def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expa
     expanded : int64 array
         Receives the keys of expanded nodes in order, as many as fit; may be empty.
     most : int
-        Nodes of one distance that the list may hold, see `drop_surplus`.
+        Copies of one row that the list may hold, see `drop_surplus`.
 
     Returns
     -------
@@ -177,7 +183,7 @@ def greedy_search(space, probe, neighbors, entry, keys, fresh, seen, epoch, expa
             if (place > 0 and is_as_far(keys[place - 1], key)) or (
                 place + 1 < size and is_as_far(keys[place + 1], key)
             ):
-                size = drop_surplus(keys, size, place, most)
+                size = drop_surplus(space, keys, size, place, most)
             if place <= resume:
                 # A nearer node landed before the cursor: step back to it.
                 resume = place
@@ -193,7 +199,7 @@ def passes(mask, row):
 
 
 @kernel
-def drop_surplus_alike(keys, size, place, most, mask):
+def drop_surplus_alike(space, keys, size, place, most, mask):
     """Do as `drop_surplus` among those keys only that pass the mask, or don't, as keys[place].
 
     So those that pass are neither crowded out by others as far nor crowd out what leads on.
@@ -205,23 +211,53 @@ def drop_surplus_alike(keys, size, place, most, mask):
         1 where the dropped key does not pass and fewer than `most` as far do, otherwise 0: where
         there are many of them, what passes may be linked through them only.
     """
-    asked = passes(mask, key_row(keys[place]))
+    row = key_row(keys[place])
+    asked = passes(mask, row)
     first = place
     while first > 0 and is_as_far(keys[first - 1], keys[place]):
         first -= 1
     count = 0
-    last = place
     behind = first
     while behind < size and is_as_far(keys[behind], keys[place]):
         if passes(mask, key_row(keys[behind])) == asked:
             count += 1
-            last = behind
         behind += 1
     if count <= most:
         return size, 0
-    for i in range(last + 1, size):
-        keys[i - 1] = keys[i]
-    return size - 1, 0 if asked or behind - first - count >= most else 1
+    for last in range(behind - 1, first - 1, -1):
+        other = key_row(keys[last])
+        if last != place and passes(mask, other) == asked and are_copies(space, row, other):
+            for i in range(max(last, place) + 1, size):
+                keys[i - 1] = keys[i]
+            return size - 1, 0 if asked or behind - first - count >= most else 1
+    return size, 0
+
+
+@kernel
+def next_copy(space, neighbors, node):
+    """Return the next copy of a node in their ring, see `copies`, or NO_NODE without a ring."""
+    other = np.int64(neighbors[node, 0])
+    return other if other != NO_NODE and are_copies(space, node, other) else NO_NODE
+
+
+@kernel
+def passing_copy(space, neighbors, node, mask, seen, stamp):
+    """Return the next copy of a node that passes the mask and was not seen, and see it.
+
+    NO_MORE if none in the ring is left, BROKEN if the ring does not lead back to the node.
+    """
+    at = node
+    for _ in range(LONGEST_RING):
+        at = next_copy(space, neighbors, at)
+        if at == NO_NODE:
+            return BROKEN
+        if at == node:
+            return NO_MORE
+        if seen[at] != stamp:
+            seen[at] = stamp
+            if passes(mask, at):
+                return at
+    return BROKEN
 
 
 @kernel
@@ -243,7 +279,7 @@ def filtered_search(
     least : float32
         The share of the wanted ones that is enough to go on for.
     most : int
-        Nodes of one distance that the list may hold of those that pass, and of the others.
+        Copies of one row that the list may hold of those that pass, and of the others.
 
     The rest is as in `greedy_search`.
 
@@ -259,7 +295,6 @@ def filtered_search(
     seen[entry] = stamp
     passed = 1 if passes(mask, np.int64(entry)) else 0
     size = 1
-    held = 0
     hops = 0
     comparisons = 1
     cursor = 0
@@ -276,8 +311,10 @@ def filtered_search(
             prefetch_edges(neighbors, key_row(keys[cursor + 1]))
         comparisons += count
         resume = cursor + 1
-        for j in range(count):
+        j = 0
+        while j < count:
             other = np.int64(fresh[j])
+            j += 1
             key = pack_key(distance_to(space, probe, other), other)
             if passed == wanted or size == keys.shape[0]:
                 if key >= keys[size - 1]:
@@ -295,11 +332,18 @@ def filtered_search(
             if (place > 0 and is_as_far(keys[place - 1], key)) or (
                 place + 1 < size and is_as_far(keys[place + 1], key)
             ):
-                left, alone = drop_surplus_alike(keys, size, place, most, mask)
-                held += alone
+                left, alone = drop_surplus_alike(space, keys, size, place, most, mask)
                 if left < size:
                     size = left
                     passed -= 1 if passes(mask, other) else 0
+                if alone:
+                    copy = passing_copy(space, neighbors, other, mask, seen, stamp)
+                    if copy == BROKEN:
+                        return 0, hops, comparisons
+                    if copy != NO_MORE:
+                        j -= 1
+                        fresh[j] = copy
+                        comparisons += 1
             # Nothing behind the last wanted row can matter.
             while passed >= wanted:
                 last = passes(mask, key_row(keys[size - 1]))
@@ -308,8 +352,6 @@ def filtered_search(
                 size -= 1
                 if last:
                     passed -= 1
-        if held > HOLDING * wanted:
-            return 0, hops, comparisons
         if hops % PATIENCE == 0 and passed < wanted:
             if passed * keys.shape[0] < least * wanted * size:
                 return 0, hops, comparisons

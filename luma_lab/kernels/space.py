@@ -16,7 +16,7 @@ from numba.extending import overload
 
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.distance import L2, ZERO, row_distance, squared_l2
-from luma_lab.kernels.int8 import load_float32, load_int32
+from luma_lab.kernels.int8 import load_byte, load_float32, load_int32
 from luma_lab.kernels.prefetch import prefetch_row
 from luma_lab.kernels.quantize import MIDDLE, QUERY_CONSTANTS, ROW_CONSTANT_BYTES, q8_distance
 
@@ -115,9 +115,14 @@ def _same_code(space, node, other):
     row_bytes = space.codes.shape[1]
     one = space.codes.ctypes.data + node * row_bytes
     two = space.codes.ctypes.data + other * row_bytes
-    # The constants come last, and mostly differ.
-    for at in range(row_bytes - 4, -4, -4):
+    at = row_bytes
+    while at >= 4:  # from the end, where constants are that mostly differ
+        at -= 4
         if load_int32(one + at) != load_int32(two + at):
+            return False
+    while at > 0:
+        at -= 1
+        if load_byte(one + at) != load_byte(two + at):
             return False
     return True
 

@@ -94,3 +94,74 @@ def test_copies_on_disk_hide_nothing_behind_them(budget, metric, tmp_path):
         check_recall(index, crowded, flat, masks, search_list_size=32)
         found = index.search(crowded.queries()["some"], k=10, mask=crowded.once)
         assert found.stats.hops.all() and found.stats.reads.mean() < 1000
+
+
+def reached(index):
+    """Return which nodes a path from the entry leads to."""
+    neighbors, seen = index.neighbors_, np.zeros(index.total_rows, bool)
+    front = np.array([index.entry_])
+    while len(front):
+        seen[front] = True
+        front = np.unique(neighbors[front])
+        front = front[(front >= 0) & ~seen[front]]
+    return seen
+
+
+def rings(index, copies):
+    """Return the sets of copies that lead to each other by first edges."""
+    left, found = {*copies}, []
+    while left:
+        at = start = min(left)
+        ring = set()
+        while at not in ring:
+            ring.add(at)
+            at = int(index.neighbors_[at, 0])
+        assert at == start, "first edges of copies lead back to where they began"
+        found.append(ring)
+        left -= ring
+    return found
+
+
+@pytest.mark.parametrize("quantizer", ["q8", None])
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_copies_that_are_built_are_in_one_ring(metric, quantizer):
+    vectors = np.random.default_rng(0).normal(size=(1500, 16)).astype(np.float32)
+    vectors[1::5], vectors[2::9] = vectors[1], vectors[2]
+    index = VamanaIndex(16, metric, quantizer=quantizer, **BUILD).build(vectors)
+    for first in (1, 2):
+        copies = np.flatnonzero((vectors == vectors[first]).all(axis=1)).tolist()
+        assert rings(index, copies) == [{*copies}]
+    assert reached(index).all()
+
+
+@pytest.mark.parametrize("quantizer", ["q8", None])
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("step", [1, 30, 120])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_copies_that_come_later_are_found_all_of_them(is_known, step, metric, quantizer):
+    rng = np.random.default_rng(step)
+    vectors = rng.normal(size=(1000, 16)).astype(np.float32)
+    copy = vectors[7] if is_known else rng.normal(size=16).astype(np.float32)
+    index = VamanaIndex(16, metric, quantizer=quantizer, **BUILD).build(vectors)
+    copies = [7] if is_known else []
+    for _ in range(120 // step):
+        copies += index.add(np.tile(copy, (step, 1))).tolist()
+        # What makes those prune their edges that point to the copies.
+        index.add(copy + 0.1 * rng.normal(size=(1 + step // 10, 16)).astype(np.float32))
+    assert reached(index)[copies].all() and rings(index, copies) == [{*copies}]
+    found = index.search(copy, k=len(copies), search_list_size=2 * len(copies))
+    assert {*found.rows[0].tolist()} == {*copies}
+    index.delete(copies[1::2])
+    index.consolidate()
+    assert reached(index)[copies[0::2]].all() and rings(index, copies[0::2]) == [{*copies[0::2]}]
+
+
+def test_rows_of_other_order_are_not_taken_for_copies():
+    # Their codes have the same step, offset, length and sum.
+    vectors = np.zeros((400, 400), np.float32)
+    for i in range(400):
+        vectors[i, (i + np.arange(40)) % 400] = 1
+    index = VamanaIndex(400, "l2", **BUILD).build(vectors)
+    assert (index.neighbors_ >= 0).sum(axis=1).mean() > 6
+    exact = FlatIndex(400, "l2").build(vectors).search(vectors[::9], k=10)
+    assert recall(index.search(vectors[::9], k=10), exact) > 0.95
