@@ -29,12 +29,15 @@ NO_KEYS = np.empty(0, np.int64)
 
 def check_radius(radius):
     """Return the largest float32 that is not above `radius`, a number; infinity is one."""
-    real = isinstance(radius, (numbers.Real, np.number)) and not isinstance(radius, (bool, complex))
-    if not real or radius != radius:
+    if isinstance(radius, bool) or not isinstance(radius, numbers.Real) or radius != radius:
         raise InvalidArgument(f"radius={radius!r}: expected a number")
+    try:
+        wide = float(radius)
+    except OverflowError:
+        raise InvalidArgument("radius is an int too large for a float: use infinity") from None
     with np.errstate(over="ignore"):
-        rounded = np.float32(radius)
-    if float(rounded) > float(radius):
+        rounded = np.float32(wide)
+    if float(rounded) > wide:
         rounded = np.nextafter(rounded, np.float32(-np.inf))
     return rounded
 

@@ -255,7 +255,7 @@ def test_bad_arguments_are_named():
         with pytest.raises(errors.IndexNotBuilt):
             index.search_range(vectors[:1], 1.0)
         index.build(vectors)
-        for radius in (np.nan, "1", None, True, 1j, [1.0]):
+        for radius in (np.nan, "1", None, True, 1j, np.complex64(1), [1.0], -(10**400)):
             with pytest.raises(errors.InvalidArgument, match="radius"):
                 index.search_range(vectors[:1], radius)
         for limit in (0, -1, 1.5, True):
