@@ -13,6 +13,7 @@ from luma_lab.index.protocol import (
     check_ascending,
     check_integer,
     check_mask,
+    check_matrix,
     check_metric,
     check_threads,
 )
@@ -85,14 +86,8 @@ def exact_range(
     InvalidArgument, DimensionMismatch, UnknownName
     """
     check_metric(metric)
-    if matrix.dtype != np.float32 or matrix.ndim != 2 or not matrix.flags.c_contiguous:
-        raise InvalidArgument(
-            f"matrix has dtype {matrix.dtype} and shape {matrix.shape}: "
-            "expected a C-contiguous float32 array of shape (n, dim)"
-        )
+    start, stop = check_matrix(matrix, start, stop)
     total = len(matrix)
-    start = check_integer("start", start, 0, total)
-    stop = total if stop is None else check_integer("stop", stop, start, total)
     if rows is not None:
         if (start, stop) != (0, total):
             raise InvalidArgument("rows and a range are both given: expected at most one")
