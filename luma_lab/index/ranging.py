@@ -87,11 +87,10 @@ def exact_range(
     """
     check_metric(metric)
     start, stop = check_matrix(matrix, start, stop)
-    total = len(matrix)
     if rows is not None:
-        if (start, stop) != (0, total):
+        if (start, stop) != (0, len(matrix)):
             raise InvalidArgument("rows and a range are both given: expected at most one")
-        rows = check_ascending(rows, total)
+        rows = check_ascending(rows, len(matrix))
     queries = query_rows(as_queries(queries, matrix.shape[1]), metric, matrix.shape[1])
     radius, limit, threads = check_radius(radius), check_limit(limit), check_threads(threads)
     found = scan_within(matrix, queries, radius, metric, rows, limit, threads, start, stop)
