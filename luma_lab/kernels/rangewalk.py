@@ -309,14 +309,18 @@ def range_codes(
 ):  # fmt: skip
     """Answer each of `queries` (n_queries, dim) by a walk over codes and exact distances.
 
-    Parameters and what is returned are as in `codewalk.search_codes` and `range_floats`; queries
-    are trusted to be finite.
+    Parameters and what is returned are as in `codewalk.search_codes` and `range_floats`. A query
+    that is not finite or too long for `codewalk.prepare_point` is given up: those that were
+    checked may be too long by a rounding, and a scan answers them.
     """
     near, far = np.empty(LEAST_ROOM, np.int64), np.empty(LEAST_ROOM, np.int64)
     kept = np.empty(LEAST_ROOM, np.int64)
     at = 0
     for i in range(queries.shape[0]):
         square = prepare_point(queries[i], mean, metric, space.code_bytes, point, prepared)
+        if square == np.inf:
+            sizes[i] = -1
+            continue
         near, far, count, hops, comparisons = walk_within(
             space, prepared.ctypes.data, neighbors, entry, metric, square, radius, budget, keys,
             fresh, seen, epoch, near, far,
