@@ -6,7 +6,7 @@ Answers have no fixed number, so kernels put their keys (see `topk`) into arrays
 import numpy as np
 
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.scan import measure_block, offer_block, room_for_block
+from luma_lab.kernels.scan import measure_rows, offer_rows, room_for_block
 from luma_lab.kernels.topk import pack_key
 
 LEAST_ROOM = 256  # keys there is room for at first
@@ -21,8 +21,8 @@ def grown(keys, least):
 
 
 @kernel
-def append_block(keys, distances, chosen, use_chosen, first, last, radius):
-    """Write the keys of the rows of `scan.measure_block` within `radius`; return how many."""
+def append_rows(keys, distances, chosen, use_chosen, first, last, radius):
+    """Write the keys of the rows of `scan.measure_rows` within `radius`; return how many."""
     found = 0
     for position in range(first, last):
         distance = distances[position - first]
@@ -63,16 +63,16 @@ def scan_range(queries, matrix, chosen, use_chosen, start, stop, metric, radius,
     while first < stop:
         last = min(stop, first + block.shape[0])
         for i in range(count):
-            measure_block(queries[i], matrix, chosen, use_chosen, first, last, metric, block)
+            measure_rows(queries[i], matrix, chosen, use_chosen, first, last, metric, block)
             if limit > 0:
-                sizes[i] = offer_block(
+                sizes[i] = offer_rows(
                     heaps[i], sizes[i], block, chosen, use_chosen, first, last, radius
                 )
                 continue
             if total + last - first > keys.shape[0]:
                 keys = grown(keys, total + last - first)
                 owners = grown(owners, keys.shape[0])
-            found = append_block(keys[total:], block, chosen, use_chosen, first, last, radius)
+            found = append_rows(keys[total:], block, chosen, use_chosen, first, last, radius)
             owners[total : total + found] = i
             sizes[i] += found
             total += found

@@ -27,7 +27,7 @@ def room_for_block(matrix, start, stop):
 
 
 @kernel
-def measure_block(query, matrix, chosen, use_chosen, first, last, metric, distances):
+def measure_rows(query, matrix, chosen, use_chosen, first, last, metric, distances):
     """Write the distances of the rows at positions first:last, see `scan_batch`.
 
     They are as users see them, for rows of any length. L2: squared; DOT: minus the inner product;
@@ -56,8 +56,8 @@ def measure_block(query, matrix, chosen, use_chosen, first, last, metric, distan
 
 
 @kernel
-def offer_block(heap, size, distances, chosen, use_chosen, first, last, bound):
-    """Offer the rows of `measure_block` within `bound` to a heap of the least keys.
+def offer_rows(heap, size, distances, chosen, use_chosen, first, last, bound):
+    """Offer the rows of `measure_rows` within `bound` to a heap of the least keys.
 
     Returns its new size, see `topk.push_least`.
     """
@@ -98,8 +98,8 @@ def scan_batch(queries, matrix, chosen, use_chosen, start, stop, metric, rows, d
     while first < stop:
         last = min(stop, first + block.shape[0])
         for i in range(queries.shape[0]):
-            measure_block(queries[i], matrix, chosen, use_chosen, first, last, metric, block)
-            sizes[i] = offer_block(
+            measure_rows(queries[i], matrix, chosen, use_chosen, first, last, metric, block)
+            sizes[i] = offer_rows(
                 heaps[i], sizes[i], block, chosen, use_chosen, first, last, INFINITE
             )
         first = last
