@@ -1,5 +1,7 @@
 """What searches of every kind do with their hits: group them, cut them at a score."""
 
+import numbers
+
 import numpy as np
 
 from luma_lab import codec
@@ -71,7 +73,13 @@ def check_k(k):
 
 
 def check_min_score(min_score):
-    """Raise unless `min_score` is None or a number."""
-    real = isinstance(min_score, (int, float, np.number)) and not isinstance(min_score, bool)
-    if min_score is not None and not (real and min_score == min_score):
+    """Raise unless `min_score` is None or a number that a float can be."""
+    if min_score is None:
+        return
+    real = isinstance(min_score, numbers.Real) and not isinstance(min_score, bool)
+    if not real or min_score != min_score:
         raise InvalidArgument(f"min_score is {min_score!r}: expected a number")
+    try:
+        float(min_score)
+    except OverflowError:
+        raise InvalidArgument("min_score is an int too large for a float") from None

@@ -43,8 +43,8 @@ from luma_lab.types import METRICS, WriteResult
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 MAX_DIM = 65_535
-# A walk's list times the dimension, in a search that an event loop does itself: it takes 0.2 ms.
-QUICK_FLOATS = 1 << 16
+# What a search that an event loop does itself may cost, see `searching.quick`: half a millisecond.
+QUICK_FLOATS = 1 << 18
 MASKS = 16  # answers of filters kept, of whatever collection
 
 

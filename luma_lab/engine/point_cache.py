@@ -14,6 +14,7 @@ from luma_lab.store.nearest import NULL, read_nearest
 
 LIMIT_BYTES = 64 << 20  # of all collections of a lab together
 LONGEST_META = 1 << 16  # characters; longer ones are read each time
+LONG_META = 1 << 12  # characters that take longer to decode than to find
 # What an entry takes beside its texts: a tuple, two ints, a place in a dict.
 ENTRY_BYTES = 230
 NO_LIMIT = float("inf")
@@ -66,12 +67,15 @@ class PointCache:
     ----------
     young, old : dict
         Reading `young` needs no lock.
+    has_long : bool
+        Whether a meta of more than `LONG_META` characters was read.
     """
 
-    __slots__ = ("__weakref__", "_changed", "_shared", "old", "young")
+    __slots__ = ("__weakref__", "_changed", "_shared", "has_long", "old", "young")
 
     def __init__(self, shared, offset):
         self.young, self.old = {}, {}
+        self.has_long = False
         self._shared = shared
         self._changed = offset  # of the last change to a row that was there
 
@@ -122,6 +126,7 @@ class PointCache:
             return found
         read = read_nearest(connection(), uid, missing, generation)
         found |= read
+        self.has_long = self.has_long or any(len(e[1]) > LONG_META for e in read.values())
         with self._shared.lock:
             # What was read before a change that the view has seen by now may be outdated.
             if self._changed == changed and newest >= changed:

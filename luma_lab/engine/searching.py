@@ -26,6 +26,9 @@ from luma_lab.types import LARGEST_SQUARE, Hit, Hits
 RETRIES = 8
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 WIDEN = 4
+# What takes as long as so many components of rows a walk compares: a place of its list beside
+# these, and a point that is read from the database and sent.
+PLACE_FLOATS, HIT_FLOATS = 512, 2048
 
 
 def quick(parts, name, vector, k, search_list_size=None, *, most=None, made=None):
@@ -36,8 +39,8 @@ def quick(parts, name, vector, k, search_list_size=None, *, most=None, made=None
     Parameters
     ----------
     most : int, optional
-        Also None where the walk's list times the dimension is more, or anything has to be read
-        or compiled before it.
+        Also None where walk and hits cost more, in components, where the collection's metas take
+        long to decode, or where anything has to be read or compiled before.
     made : callable, optional
         As in :func:`search`.
     """
@@ -66,8 +69,10 @@ def quick(parts, name, vector, k, search_list_size=None, *, most=None, made=None
         kinds.check_list_size(search_list_size, k)
         asked = {"search_list_size": search_list_size}
     options = kinds.KINDS["vamana"].options(row, asked, k)
-    if most is not None and (not index.has_walked or options["search_list_size"] * row.dim > most):
-        return None
+    if most is not None:
+        cost = options["search_list_size"] * (row.dim + PLACE_FLOATS) + k * HIT_FLOATS
+        if cost > most or not index.has_walked or snapshot.points.has_long:
+            return None
     try:
         found = index.search(vector, k, **options)
     except LumaError:

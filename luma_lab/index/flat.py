@@ -12,9 +12,9 @@ from luma_lab.index.protocol import (
     as_queries,
     as_vectors,
     check_dim,
-    check_integer,
     check_k,
     check_mask,
+    check_matrix,
     check_metric,
     check_threads,
 )
@@ -56,14 +56,8 @@ def exact_search(
     InvalidArgument, DimensionMismatch, UnknownName
     """
     check_metric(metric)
-    if matrix.dtype != np.float32 or matrix.ndim != 2 or not matrix.flags.c_contiguous:
-        raise InvalidArgument(
-            f"matrix has dtype {matrix.dtype} and shape {matrix.shape}: "
-            "expected a C-contiguous float32 array of shape (n, dim)"
-        )
+    start, stop = check_matrix(matrix, start, stop)
     total = len(matrix)
-    start = check_integer("start", start, 0, total)
-    stop = total if stop is None else check_integer("stop", stop, start, total)
     queries = as_queries(queries, matrix.shape[1])
     k, threads = check_k(k), check_threads(threads)
     chosen = None

@@ -6,16 +6,7 @@ from typing import NamedTuple
 
 from luma_lab.errors import InvalidArgument
 from luma_lab.index.analyzer import cut_words
-from luma_lab.index.textquery import (
-    FUZZY,
-    MUST_NOT,
-    PREFIX,
-    SHOULD,
-    WORD,
-    Clause,
-    has_syntax,
-    parse,
-)
+from luma_lab.index.textquery import FUZZY, MUST_NOT, PREFIX, clauses_of
 from luma_lab.index.vocabulary import one_edit_apart
 
 _TAG = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
@@ -51,8 +42,7 @@ def highlighted(analyzer, query, text, size, tag):
     """
     if not isinstance(tag, str) or not _TAG.fullmatch(tag):
         raise InvalidArgument(f"tag={tag!r}: expected the name of an HTML element")
-    clauses = parse(query) if has_syntax(query) else [Clause(WORD, query, SHOULD)]
-    matches = _matcher(analyzer, [c for c in clauses if c.sign != MUST_NOT])
+    matches = _matcher(analyzer, [c for c in clauses_of(query) if c.sign != MUST_NOT])
     found = [(start, stop, word) for word, start, stop in cut_words(text) if matches(word)]
     spans = [(start, stop) for start, stop, _ in found]
     start, stop = (0, len(text)) if size == 0 else _passage(text, found, size)

@@ -181,6 +181,25 @@ def check_metric(metric):
     return metric
 
 
+def check_matrix(matrix, start, stop):
+    """Return which rows of a plain matrix are looked at, start and stop; None stands for its end.
+
+    Raises
+    ------
+    InvalidArgument
+        It is no C-contiguous float32 array (n, dim), or they are not 0 <= start <= stop <= n.
+    """
+    if matrix.dtype != np.float32 or matrix.ndim != 2 or not matrix.flags.c_contiguous:
+        raise InvalidArgument(
+            f"matrix has dtype {matrix.dtype} and shape {matrix.shape}: "
+            "expected a C-contiguous float32 array of shape (n, dim)"
+        )
+    total = len(matrix)
+    start = check_integer("start", start, 0, total)
+    stop = total if stop is None else check_integer("stop", stop, start, total)
+    return start, stop
+
+
 def check_threads(threads):
     """Return how many threads to use; 0 stands for all the process may run on."""
     threads = check_integer("threads", threads, 0, 4096)

@@ -13,6 +13,7 @@ from luma_lab.index.protocol import (
     check_ascending,
     check_integer,
     check_mask,
+    check_matrix,
     check_metric,
     check_threads,
 )
@@ -29,12 +30,15 @@ NO_KEYS = np.empty(0, np.int64)
 
 def check_radius(radius):
     """Return the largest float32 that is not above `radius`, a number; infinity is one."""
-    real = isinstance(radius, (numbers.Real, np.number)) and not isinstance(radius, (bool, complex))
-    if not real or radius != radius:
+    if isinstance(radius, bool) or not isinstance(radius, numbers.Real) or radius != radius:
         raise InvalidArgument(f"radius={radius!r}: expected a number")
+    try:
+        wide = float(radius)
+    except OverflowError:
+        raise InvalidArgument("radius is an int too large for a float: use infinity") from None
     with np.errstate(over="ignore"):
-        rounded = np.float32(radius)
-    if float(rounded) > float(radius):
+        rounded = np.float32(wide)
+    if float(rounded) > wide:
         rounded = np.nextafter(rounded, np.float32(-np.inf))
     return rounded
 
@@ -82,18 +86,11 @@ def exact_range(
     InvalidArgument, DimensionMismatch, UnknownName
     """
     check_metric(metric)
-    if matrix.dtype != np.float32 or matrix.ndim != 2 or not matrix.flags.c_contiguous:
-        raise InvalidArgument(
-            f"matrix has dtype {matrix.dtype} and shape {matrix.shape}: "
-            "expected a C-contiguous float32 array of shape (n, dim)"
-        )
-    total = len(matrix)
-    start = check_integer("start", start, 0, total)
-    stop = total if stop is None else check_integer("stop", stop, start, total)
+    start, stop = check_matrix(matrix, start, stop)
     if rows is not None:
-        if (start, stop) != (0, total):
+        if (start, stop) != (0, len(matrix)):
             raise InvalidArgument("rows and a range are both given: expected at most one")
-        rows = check_ascending(rows, total)
+        rows = check_ascending(rows, len(matrix))
     queries = query_rows(as_queries(queries, matrix.shape[1]), metric, matrix.shape[1])
     radius, limit, threads = check_radius(radius), check_limit(limit), check_threads(threads)
     found = scan_within(matrix, queries, radius, metric, rows, limit, threads, start, stop)

@@ -1,6 +1,5 @@
 """Full text: BM25 over flat posting lists, exact after every change."""
 
-import math
 from collections import Counter, deque
 from typing import NamedTuple
 
@@ -8,25 +7,17 @@ import numpy as np
 
 from luma_lab.errors import InvalidArgument, UnknownName
 from luma_lab.index.analyzer import cut_words
+from luma_lab.index.explaining import explained
 from luma_lab.index.highlight import highlighted
 from luma_lab.index.languages import Languages
 from luma_lab.index.letters import word_table
 from luma_lab.index.protocol import check_integer, check_k, check_mask
 from luma_lab.index.rows import read_only
-from luma_lab.index.scoring import Explanation, Model, TermScore
+from luma_lab.index.scoring import Model
 from luma_lab.index.shelf import Shelf
-from luma_lab.index.terms import Terms, evaluate, weigh_terms
+from luma_lab.index.terms import Terms, evaluate
 from luma_lab.index.textchanges import TextChanges
-from luma_lab.index.textquery import (
-    FUZZY,
-    MUST_NOT,
-    PREFIX,
-    SHOULD,
-    WORD,
-    Clause,
-    has_syntax,
-    parse,
-)
+from luma_lab.index.textquery import FUZZY, PREFIX, SHOULD, clauses_of, has_syntax
 from luma_lab.index.texts import check_clauses, check_fields, check_many, check_tokens
 from luma_lab.kernels import bm25
 
@@ -202,25 +193,7 @@ class TextIndex(TextChanges):
         if not view.live[row]:
             raise InvalidArgument(f"row {row} is deleted: nothing of it is searched")
         asked = self._clauses(view, query, syntax)
-        wanted = [term for sign, terms in asked if sign != MUST_NOT for term in terms]
-        place = next(i for i, s in enumerate(view.segments) if row < s.stop_row)
-        segment = view.segments[place]
-        scores, model = [], view.model
-        for term, idf in zip(wanted, weigh_terms(view, wanted), strict=True):
-            count = _count_in(term.lists[place], row - segment.first_row)
-            length = int(segment.lengths[term.field, row - segment.first_row])
-            part = model.part(count, _norm(model, length, view.averages[term.field]))
-            scores.append(
-                TermScore(
-                    term.word, term.form, term.text, list(self.fields)[term.field], term.df,
-                    count, length, term.share, idf, part, term.share * idf * part,
-                )
-            )  # fmt: skip
-        heap, sums = np.empty(view.total_rows, np.int64), self._take_sums(view)
-        only = np.zeros(view.total_rows, bool)
-        only[row] = True
-        size, _ = evaluate(view, asked, only, heap, sums)
-        return Explanation(math.fsum(score.score for score in scores), size == 1, scores)
+        return explained(view, asked, row, list(self.fields), self._take_sums(view))
 
     def analyze(self, text, field=None):
         """Return the `Token`s of a text: each word as written, its place, and its forms.
@@ -412,8 +385,7 @@ class TextIndex(TextChanges):
             times = Counter(check_tokens(query))
             check_many(times)
             return [(SHOULD, terms) for terms in finder.of_tokens(list(times.elements()))]
-        plain = not (syntax and has_syntax(query))
-        clauses = [Clause(WORD, query, SHOULD)] if plain else parse(query)
+        clauses = clauses_of(query, syntax)
         check_many({word for clause in clauses for word, _, _ in cut_words(clause.text)})
         check_clauses(sum(c.kind in (PREFIX, FUZZY) for c in clauses), len(clauses))
         asked = []
@@ -430,13 +402,3 @@ class TextIndex(TextChanges):
         except IndexError:
             sums = np.zeros(view.widest, np.float32)
         return sums if len(sums) >= view.widest else np.zeros(view.widest, np.float32)
-
-
-def _norm(model, length, average):
-    return float(model.norms(np.array([length]), average)[0])
-
-
-def _count_in(rows_and_counts, row):
-    rows, counts = rows_and_counts
-    place = int(np.searchsorted(rows, row))
-    return int(counts[place]) if place < len(rows) and rows[place] == row else 0

@@ -73,6 +73,15 @@ def parse(query):
     return clauses
 
 
+def clauses_of(query, syntax=True):
+    """Return the `Clause`s of a query string: one of all its words, unless it is more than these.
+
+    syntax : bool
+        Whether the signs of the query language are looked for.
+    """
+    return parse(query) if syntax and has_syntax(query) else [Clause(WORD, query, SHOULD)]
+
+
 def as_words(text):
     """Return a text in plain language as a query for its words, whatever signs it holds.
 

@@ -259,12 +259,8 @@ class VamanaIndex(Changing, RenewingGraph):
             L of the walk to the query. Default 64.
         threads : int, default 1
             Threads that share the queries; 0 stands for all cores.
-        mask : bool array of shape (total_rows,), optional
-            Only these rows may be answered.
-        rows : ascending integers without repeats, optional
-            The same as row numbers; not together with `mask`.
-        limit : int, optional
-            The most rows a query gets; the nearest ones.
+        mask, rows, limit
+            As in `FlatIndex.search_range`.
 
         Returns
         -------

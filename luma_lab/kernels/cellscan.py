@@ -25,7 +25,6 @@ from luma_lab.kernels.blocks import (
 )
 from luma_lab.kernels.cellrank import group_pairs, nearest_cells, rank_cells
 from luma_lab.kernels.clock import RERANK_NS, nanoseconds
-from luma_lab.kernels.codescan import write_heap
 from luma_lab.kernels.codewalk import CERTAINTY, RERANK_AHEAD, ROUNDING, exact_distance
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.distance import COSINE, L2, ONE, ZERO, wide_square
@@ -41,6 +40,7 @@ from luma_lab.kernels.topk import (
     pack_key,
     push_least,
     sort_keys,
+    write_heap,
 )
 
 GROUP = 512  # queries that share the cells they look into while these are in the cache

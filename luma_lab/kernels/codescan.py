@@ -15,13 +15,7 @@ from luma_lab.kernels.distance import (
 from luma_lab.kernels.prefetch import AHEAD, prefetch_row
 from luma_lab.kernels.product import pq_distance
 from luma_lab.kernels.quantize import Q4, Q8, q4_distance, q8_distance
-from luma_lab.kernels.topk import (
-    key_distance,
-    key_row,
-    pack_key,
-    push_least,
-    sort_heap,
-)
+from luma_lab.kernels.topk import pack_key, push_least, write_heap
 
 PQ = 2  # beside Q8 and Q4
 # Rows visited for all queries before the next ones, so that they stay in the L2 cache.
@@ -36,18 +30,6 @@ def code_distance(kind, query_address, row_address, code_bytes, row_bytes):
     if kind == Q4:
         return q4_distance(query_address, row_address, code_bytes, row_bytes)
     return pq_distance(query_address, row_address, code_bytes)
-
-
-@kernel
-def write_heap(heap, size, rows, distances):
-    """Write a heap of keys as ascending rows (k,) and distances, padded with -1 and inf."""
-    sort_heap(heap, size)
-    for j in range(size):
-        rows[j] = key_row(heap[j])
-        distances[j] = key_distance(heap[j])
-    for j in range(size, rows.shape[0]):
-        rows[j] = -1
-        distances[j] = np.inf
 
 
 @kernel

@@ -20,7 +20,14 @@ from luma_lab.kernels.graph import (
 from luma_lab.kernels.prefetch import prefetch_row
 from luma_lab.kernels.ranging import LEAST_ROOM, grown
 from luma_lab.kernels.space import INLINED, FloatSpace, distance_to, probe_at
-from luma_lab.kernels.topk import EXPANDED, key_distance, key_row, pack_key, push_least
+from luma_lab.kernels.topk import (
+    EXPANDED,
+    key_distance,
+    key_row,
+    pack_key,
+    push_least,
+    sift_down,
+)
 
 # Nodes outside a radius expanded in a row without finding one within, before a walk ends: so
 # many, and one more for so many that it found.
@@ -55,36 +62,16 @@ def _least_distance(space, probe, node, distance, metric, query_square):
 
 
 @kernel
-def sift_up(heap, place):
-    """Restore the min-heap order of `heap` above `place`."""
-    key = heap[place]
-    while place > 0:
-        parent = (place - 1) >> 1
-        if heap[parent] <= key:
-            break
-        heap[place] = heap[parent]
-        place = parent
-    heap[place] = key
+def leave_behind(far, outside, done):
+    """Drop the keys of far[:outside] up to `done`; return how many are left.
 
-
-@kernel
-def take_least(heap, size):
-    """Return the least key of the min-heap heap[:size], which has one less then."""
-    least = heap[0]
-    key = heap[size - 1]
-    root = 0
-    while True:
-        child = 2 * root + 1
-        if child >= size - 1:
-            break
-        if child + 1 < size - 1 and heap[child + 1] < heap[child]:
-            child += 1
-        if key <= heap[child]:
-            break
-        heap[root] = heap[child]
-        root = child
-    heap[root] = key
-    return least
+    They are inverted, as a heap (see `topk.push_least`) with the least on top.
+    """
+    left = 0
+    for j in range(outside):
+        if far[j] > done:
+            left = push_least(far, left, ~far[j])
+    return left
 
 
 @kernel
@@ -133,80 +120,53 @@ def walk_within(
     size = 1
     hops = 0
     comparisons = 1
-    cursor = 0
     outside = 0
-    while cursor < size:
-        key = keys[cursor]
-        if key & EXPANDED:
-            cursor += 1
-            continue
-        keys[cursor] = key | EXPANDED
-        hops += 1
-        some = visit(space, neighbors, key_row(key), seen, stamp, fresh)
-        if cursor + 1 < size:
-            prefetch_edges(neighbors, key_row(keys[cursor + 1]))
-        comparisons += some
-        resume = cursor + 1
-        if count + some > near.shape[0]:
-            near = grown(near, count + some)
-        if outside + some > far.shape[0]:
-            far = grown(far, outside + some)
-        for j in range(some):
-            other = np.int64(fresh[j])
-            distance = distance_to(space, probe, other)
-            key = pack_key(distance, other)
-            if least_distance(space, probe, other, distance, metric, query_square) <= radius:
-                near[count] = key
-                count += 1
-            else:
-                far[outside] = key
-                outside += 1
-            if size < keys.shape[0]:
-                place = insert_key(keys, size, key)
-                size += 1
-            elif key < keys[size - 1]:
-                place = insert_key(keys, size, key)
-            else:
-                continue
-            if place <= resume:
-                resume = place
-                prefetch_edges(neighbors, other)
-        cursor = resume
-    if count == 0 and size == keys.shape[0] > 1:
-        if key_distance(keys[0]) == key_distance(keys[size - 1]):
-            # Stuck among copies of one row, whose links lead to each other.
-            return near, far, -1, hops, comparisons
-    # The list holds the nearest of all that was seen, and all of it is expanded.
-    done = keys[size - 1]
-    left = 0
-    for j in range(outside):
-        if far[j] > done:
-            far[left] = far[j]
-            sift_up(far, left)
-            left += 1
-    outside = left
-    place = 0
-    missed = 0
+    approaching = True  # the probe; from there on through what may be within
+    cursor = resume = 0
+    done = keys[0]
+    place = missed = 0
     while True:
-        if place < count:
+        if approaching:
+            if cursor == size:
+                if count == 0 and size == keys.shape[0] > 1:
+                    if key_distance(keys[0]) == key_distance(keys[size - 1]):
+                        # Stuck among copies of one row, whose links lead to each other.
+                        return near, far, -1, hops, comparisons
+                approaching = False
+                # The list holds the nearest of all that was seen, and all of it is expanded.
+                done = keys[size - 1]
+                outside = leave_behind(far, outside, done)
+                continue
+            key = keys[cursor]
+            if key & EXPANDED:
+                cursor += 1
+                continue
+            keys[cursor] = key | EXPANDED
+        elif place < count:
             key = near[place]
             place += 1
             if key <= done:
                 continue
         elif count > 0 and outside > 0 and missed < LEAST_TRIED + count // TRIED_SHARE:
-            key = take_least(far, outside)
+            key = ~far[0]
             outside -= 1
+            far[0] = far[outside]
+            sift_down(far, outside, 0)
             missed += 1
         else:
             break
-        if comparisons > budget:
+        if comparisons > budget and not approaching:
             return near, far, -1, hops, comparisons
         hops += 1
         some = visit(space, neighbors, key_row(key), seen, stamp, fresh)
-        if place < count:
+        if approaching:
+            resume = cursor + 1
+            if resume < size:
+                prefetch_edges(neighbors, key_row(keys[resume]))
+        elif place < count:
             prefetch_edges(neighbors, key_row(near[place]))
         elif outside > 0:
-            prefetch_edges(neighbors, key_row(far[0]))
+            prefetch_edges(neighbors, key_row(~far[0]))
         comparisons += some
         if count + some > near.shape[0]:
             near = grown(near, count + some)
@@ -220,10 +180,19 @@ def walk_within(
                 near[count] = key
                 count += 1
                 missed = 0
-            else:
+            elif approaching:
                 far[outside] = key
-                sift_up(far, outside)
                 outside += 1
+            else:
+                outside = push_least(far, outside, ~key)
+            if not approaching or (size == keys.shape[0] and key >= keys[size - 1]):
+                continue
+            at = insert_key(keys, size, key)
+            size = min(size + 1, keys.shape[0])
+            if at <= resume:
+                resume = at
+                prefetch_edges(neighbors, other)
+        cursor = resume
     return near, far, count, hops, comparisons
 
 
@@ -340,14 +309,18 @@ def range_codes(
 ):  # fmt: skip
     """Answer each of `queries` (n_queries, dim) by a walk over codes and exact distances.
 
-    Parameters and what is returned are as in `codewalk.search_codes` and `range_floats`; queries
-    are trusted to be finite.
+    Parameters and what is returned are as in `codewalk.search_codes` and `range_floats`. A query
+    that is not finite or too long for `codewalk.prepare_point` is given up: those that were
+    checked may be too long by a rounding, and a scan answers them.
     """
     near, far = np.empty(LEAST_ROOM, np.int64), np.empty(LEAST_ROOM, np.int64)
     kept = np.empty(LEAST_ROOM, np.int64)
     at = 0
     for i in range(queries.shape[0]):
         square = prepare_point(queries[i], mean, metric, space.code_bytes, point, prepared)
+        if square == np.inf:
+            sizes[i] = -1
+            continue
         near, far, count, hops, comparisons = walk_within(
             space, prepared.ctypes.data, neighbors, entry, metric, square, radius, budget, keys,
             fresh, seen, epoch, near, far,

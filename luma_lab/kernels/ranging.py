@@ -6,18 +6,8 @@ Answers have no fixed number, so kernels put their keys (see `topk`) into arrays
 import numpy as np
 
 from luma_lab.kernels.compile import kernel
-from luma_lab.kernels.distance import (
-    DOT,
-    L2,
-    ZERO,
-    cosine_distance,
-    dot,
-    dot_and_square,
-    squared_l2,
-)
-from luma_lab.kernels.prefetch import AHEAD, prefetch_span
-from luma_lab.kernels.scan import BLOCK_FLOATS
-from luma_lab.kernels.topk import pack_key, push_least
+from luma_lab.kernels.scan import measure_rows, offer_rows, room_for_block
+from luma_lab.kernels.topk import pack_key
 
 LEAST_ROOM = 256  # keys there is room for at first
 
@@ -28,6 +18,18 @@ def grown(keys, least):
     wider = np.empty(max(least, keys.shape[0] + keys.shape[0] // 2), keys.dtype)
     wider[: keys.shape[0]] = keys
     return wider
+
+
+@kernel
+def append_rows(keys, distances, chosen, use_chosen, first, last, radius):
+    """Write the keys of the rows of `scan.measure_rows` within `radius`; return how many."""
+    found = 0
+    for position in range(first, last):
+        distance = distances[position - first]
+        if distance <= radius:
+            keys[found] = pack_key(distance, chosen[position] if use_chosen else position)
+            found += 1
+    return found
 
 
 @kernel
@@ -56,41 +58,24 @@ def scan_range(queries, matrix, chosen, use_chosen, start, stop, metric, radius,
     owners = np.empty(keys.shape[0], np.int32)
     total = 0
     sizes[:] = 0
-    step = max(1, BLOCK_FLOATS // max(1, matrix.shape[1]))
-    base = matrix.ctypes.data
-    row_bytes = matrix.shape[1] * 4
+    block = room_for_block(matrix, start, stop)
     first = start
     while first < stop:
-        last = min(stop, first + step)
+        last = min(stop, first + block.shape[0])
         for i in range(count):
-            query = queries[i]
-            for position in range(first, last):
-                row = position
-                if use_chosen:
-                    row = chosen[position]
-                    if position + AHEAD < last:
-                        prefetch_span(base + chosen[position + AHEAD] * row_bytes, row_bytes)
-                # Written out, as in `scan`: as a function of its own it takes twice as long.
-                if metric == L2:
-                    distance = squared_l2(query, matrix[row])
-                elif metric == DOT:
-                    distance = ZERO - dot(query, matrix[row])
-                else:
-                    product, square = dot_and_square(query, matrix[row])
-                    distance = cosine_distance(product, square, matrix, row)
-                if not distance <= radius:
-                    continue
-                key = pack_key(distance, row)
-                if limit > 0:
-                    sizes[i] = push_least(heaps[i], sizes[i], key)
-                    continue
-                if total == keys.shape[0]:
-                    keys = grown(keys, total + 1)
-                    owners = grown(owners, keys.shape[0])
-                keys[total] = key
-                owners[total] = i
-                sizes[i] += 1
-                total += 1
+            measure_rows(queries[i], matrix, chosen, use_chosen, first, last, metric, block)
+            if limit > 0:
+                sizes[i] = offer_rows(
+                    heaps[i], sizes[i], block, chosen, use_chosen, first, last, radius
+                )
+                continue
+            if total + last - first > keys.shape[0]:
+                keys = grown(keys, total + last - first)
+                owners = grown(owners, keys.shape[0])
+            found = append_rows(keys[total:], block, chosen, use_chosen, first, last, radius)
+            owners[total : total + found] = i
+            sizes[i] += found
+            total += found
         first = last
     places = np.zeros(count + 1, np.int64)
     for i in range(count):

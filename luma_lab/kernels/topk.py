@@ -90,6 +90,18 @@ def sort_heap(heap, size):
 
 
 @kernel
+def write_heap(heap, size, rows, distances):
+    """Write a heap of keys as ascending rows (k,) and distances, padded with -1 and inf."""
+    sort_heap(heap, size)
+    for j in range(size):
+        rows[j] = key_row(heap[j])
+        distances[j] = key_distance(heap[j])
+    for j in range(size, rows.shape[0]):
+        rows[j] = -1
+        distances[j] = np.inf
+
+
+@kernel
 def sort_keys(keys, size):
     """Sort keys[:size] ascending, in place."""
     for root in range((size - 2) >> 1, -1, -1):

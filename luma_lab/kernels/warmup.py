@@ -27,6 +27,7 @@ from luma_lab.kernels import (
     record,
     scan,
     tokens,
+    topk,
 )
 from luma_lab.kernels.addresses import addresses_of
 from luma_lab.kernels.aio import EVENT_WORDS, REQUEST_WORDS, Queue
@@ -223,7 +224,7 @@ def _warm_disk(codes, queries, no_mask, rows, distances):
         queries, data, places, places, layout, vector, distance.L2, np.empty((1, 1), np.int64),
         sizes,
     )  # fmt: skip
-    codescan.write_heap(np.empty(1, np.int64), 0, rows[0], distances[0])
+    topk.write_heap(np.empty(1, np.int64), 0, rows[0], distances[0])
 
 
 def _warm_text():

@@ -15,9 +15,9 @@ from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
 from luma_lab.errors import InvalidArgument, LumaError, PayloadTooLarge
-from luma_lab.service.base import error_body, status_of
 from luma_lab.service.lab_pages import LOGIN, PREFIX, WEBSOCKET
 from luma_lab.service.refusals import RequestTimeout, Unauthorized, UnsupportedMediaType
+from luma_lab.service.statuses import error_body, status_of
 from luma_lab.service.streams import Socket
 
 # Bodies up to this size are read before anything is refused, so that the connection lives on.

@@ -7,10 +7,10 @@ import msgspec
 from luma_lab import codec
 from luma_lab.engine.points import KEEP
 from luma_lab.errors import InvalidArgument, LumaError, PointNotFound
-from luma_lab.service.base import item_error
 from luma_lab.service.lines import read_lines, with_line
 from luma_lab.service.operation import MIN_OFFSET, Operation, Parameter
 from luma_lab.service.state import ItemError, check_size
+from luma_lab.service.statuses import item_error
 from luma_lab.service.vectors import COLLECTION, PATH, VectorHandler
 
 NDJSON = "application/x-ndjson"

@@ -7,8 +7,9 @@ import msgspec
 
 from luma_lab import codec
 from luma_lab.errors import InvalidArgument, KeyNotFound, LumaError
-from luma_lab.service.base import INLINE_BYTES, BaseHandler, item_error
+from luma_lab.service.base import INLINE_BYTES, BaseHandler
 from luma_lab.service.operation import MIN_OFFSET, Operation, Parameter
+from luma_lab.service.statuses import item_error
 
 LIST_LIMIT = 100
 MAX_LIST_LIMIT = 1000

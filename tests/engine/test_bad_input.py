@@ -118,6 +118,8 @@ LONG = "x" * 513
         (lambda lab, c: c.search(V, search_list_size=1 << 40), InvalidArgument, str(1 << 40)),
         (lambda lab, c: c.search(V, min_score="high"), InvalidArgument, "min_score.*'high'"),
         (lambda lab, c: c.search(V, min_score=float("nan")), InvalidArgument, "min_score.*nan"),
+        (lambda lab, c: c.search(V, min_score=np.complex64(1)), InvalidArgument, "min_score.*j"),
+        (lambda lab, c: c.search_range(V, 10**400), InvalidArgument, "min_score is an int too"),
         (lambda lab, c: c.search(V, min_offset="soon"), InvalidArgument, "offset.*'soon'"),
         (lambda lab, c: c.search(V, min_offset=-1), InvalidArgument, "offset.*-1"),
         (lambda lab, c: c.search(V, filter=[1]), InvalidFilter, "list"),

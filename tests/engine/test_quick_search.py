@@ -205,6 +205,21 @@ def test_an_event_loop_gets_no_answer_that_takes_long(tmp_path):
         expected = docs.search(vectors[1], 3)
         assert lab.quick_search("docs", vectors[1], 3) == expected
         assert lab.quick_search("docs", vectors[1], 3, search_list_size=65_535) is None
+        # A place of a list costs its time in few dimensions too, and so does every hit.
+        assert lab.quick_search("docs", vectors[1], 3, search_list_size=1000) is None
+        assert lab.quick_search("docs", vectors[1], 200) is None
         docs.delete(["d1"])  # what came since is to be read first
         assert lab.quick_search("docs", vectors[1], 3) is None
         assert lab.quick_search("missing", vectors[1], 3) is None
+
+
+def test_an_event_loop_decodes_no_long_metas(lab):
+    vectors = np.random.default_rng(7).normal(size=(300, DIM)).astype(np.float32)
+    docs = lab.create_collection("docs", DIM, "l2")
+    docs.upsert([f"d{i}" for i in range(300)], vectors, [{"text": "x" * 100}] * 300)
+    docs.build_index("vamana").result()
+    expected = docs.search(vectors[1], 3)
+    assert lab.quick_search("docs", vectors[1], 3) == expected
+    docs.update("d1", metas={"text": "x" * 10_000})
+    assert docs.search(vectors[1], 3)[0].meta == {"text": "x" * 10_000}
+    assert lab.quick_search("docs", vectors[1], 3) is None

@@ -11,6 +11,8 @@ from index_contract import METRICS, brute_force, clustered, every_metric
 from luma_lab import errors
 from luma_lab.index import DiskIndex, FlatIndex, VamanaIndex
 from luma_lab.index.ranging import exact_range
+from luma_lab.index.rows import read_only
+from luma_lab.kernels.topk import key_row
 
 N, DIM = 6000, 24
 BUILD = {"max_degree": 24, "build_list_size": 50}
@@ -214,6 +216,19 @@ def test_a_walk_that_copies_of_another_row_hold_fast_is_no_answer():
         assert found.rows.tolist() == list(range(first, first + count))
 
 
+def test_a_query_too_long_by_a_rounding_is_left_to_a_scan_and_gets_no_other_ones_rows():
+    vectors = clustered(3000, DIM)
+    graph = VamanaIndex(DIM, "l2", **BUILD).build(vectors)._graph
+    queries = read_only(np.stack([vectors[0], vectors[0] * np.float32(1e19), vectors[1]]))
+    sizes, counts = np.zeros(3, np.int64), np.zeros((3, 4), np.int64)
+    with graph.scratches.lend() as scratch:
+        keys = graph.nodes.walk_within(
+            queries, graph, None, np.float32(0.0), 0, 3000, 16, scratch, (sizes, counts)
+        )
+    assert sizes.tolist() == [1, -1, 1]
+    assert [key_row(key) for key in keys] == [0, 1]
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_tiny_indexes_are_searched(n):
     vectors = np.eye(4, dtype=np.float32)[:n]
@@ -255,7 +270,7 @@ def test_bad_arguments_are_named():
         with pytest.raises(errors.IndexNotBuilt):
             index.search_range(vectors[:1], 1.0)
         index.build(vectors)
-        for radius in (np.nan, "1", None, True, 1j, [1.0]):
+        for radius in (np.nan, "1", None, True, 1j, np.complex64(1), [1.0], -(10**400)):
             with pytest.raises(errors.InvalidArgument, match="radius"):
                 index.search_range(vectors[:1], radius)
         for limit in (0, -1, 1.5, True):

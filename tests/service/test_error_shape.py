@@ -6,7 +6,7 @@ import luma_lab.errors
 from luma_lab import codec
 from luma_lab.errors import LumaError
 from luma_lab.service import refusals
-from luma_lab.service.base import STATUS, error_body, status_of
+from luma_lab.service.statuses import STATUS, error_body, status_of
 
 V = "/v1/vector/docs"
 POINT = {"id": "a", "vector": [1, 2]}

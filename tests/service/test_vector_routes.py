@@ -330,3 +330,39 @@ def test_text_fields_are_declared_shown_and_searched(client, server):
     assert status["segments"] == 1 and status["terms"] == 2 and status["memory_bytes"] > 0
     assert status["applied_offset"] == server.lab.head
     assert client.get("/v1/vector/plain/index/status").json()["text"] is None
+
+
+def test_short_searches_answer_from_the_event_loop_what_threads_would(client, server, monkeypatch):
+    vectors = RNG.normal(size=(300, 24)).astype(np.float32)
+    docs = server.lab.create_collection("graph", 24, "cosine")
+    docs.upsert([f"p{i}" for i in range(300)], vectors, [{"n": i} for i in range(300)])
+    docs.build_index("vamana").result()
+    docs.search(vectors[0], 3)
+    quick, taken = server.lab.quick_search, []
+
+    def ask(vector, **more):
+        body = {"vector": vector.tolist(), "k": 5, **more}
+        return client.post("/v1/vector/graph/search", json=body).json()
+
+    def ask_raw(vector):
+        head = {"content-type": "application/octet-stream"}
+        url = "/v1/vector/graph/search?k=5&include_meta=true"
+        return client.post(url, content=vector.tobytes(), headers=head).json()
+
+    def everything():
+        return [
+            part
+            for vector in vectors[:5]
+            for part in (ask(vector), ask(vector, include_meta=True), ask_raw(vector))
+        ]
+
+    monkeypatch.setattr(
+        server.lab, "quick_search", lambda *a, **more: taken.append(quick(*a, **more)) or taken[-1]
+    )
+    short = everything()
+    assert len(taken) == 15 and None not in taken
+    for more in ({"exact": True}, {"min_score": 0.5}, {"filters": {"n": 3}}, {"explain": True}):
+        assert "hits" in ask(vectors[0], **more)
+    assert len(taken) == 15
+    monkeypatch.setattr(server.lab, "quick_search", lambda *a, **more: None)
+    assert short == everything() and len(short[0]["hits"]) == 5

@@ -17,7 +17,8 @@ from luma_lab.errors import (
     StoreClosed,
 )
 from luma_lab.store import database as module
-from luma_lab.store.database import APPLICATION_ID, FORMAT_VERSION, Database
+from luma_lab.store.database import Database
+from luma_lab.store.schema import APPLICATION_ID, FORMAT_VERSION
 
 
 def make(path):

@@ -5,7 +5,7 @@ import pytest
 
 from luma_lab.errors import LeaseHeld
 from luma_lab.store import leases
-from luma_lab.store.database import SCHEMA
+from luma_lab.store.schema import SCHEMA
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from luma_lab.errors import CorruptStore
 from luma_lab.store import mappings
-from luma_lab.store.database import SCHEMA
 from luma_lab.store.mappings import PointRow, StateRow
+from luma_lab.store.schema import SCHEMA
 
 # Few letters, so that prefixes meet; and the corners where code points, UTF-8 and the hole of
 # the surrogates could disagree.
