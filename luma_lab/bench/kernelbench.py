@@ -20,6 +20,8 @@ from luma_lab.kernels import simd_level
 from luma_lab.kernels.codescan import measure_codes
 from luma_lab.kernels.distance import dot, dot_and_square, squared_l2
 from luma_lab.kernels.int8 import INSTRUCTION, dot_u8s8, dot_u8u4
+from luma_lab.kernels.quantize import Q8
+from luma_lab.kernels.scattered import ROWS_AT_ONCE, measure_q8_rows
 
 DIMS = (128, 384, 768)
 DATA_BYTES = 1 << 19  # half of a small L2 cache, for rows of any width
@@ -65,6 +67,17 @@ def _u8u4(queries, rows, out):
         for j in range(rows.shape[0]):
             row = rows.ctypes.data + j * rows.shape[1]
             out[i, j] = dot_u8u4(query, row, rows.shape[1])
+
+
+@numba.njit(nogil=True)
+def _scattered(prepared, codes, code_bytes, rows, out):
+    for i in range(prepared.shape[0]):
+        query = prepared.ctypes.data + i * prepared.shape[1]
+        for j in range(0, rows.shape[0], ROWS_AT_ONCE):
+            measure_q8_rows(
+                query, query + code_bytes, codes.ctypes.data, codes.shape[1], code_bytes,
+                rows.ctypes.data + 8 * j, out[i].ctypes.data + 4 * j,
+            )  # fmt: skip
 
 
 def measure(dims=DIMS, *, rounds=15, peers=True, data_bytes=DATA_BYTES):
@@ -149,7 +162,20 @@ def _ours(dim, data_bytes):
         prepared = quantizer.prepare(queries)
         codes.flags.writeable = False
         calls[f"{quantizer.KIND} l2"] = _codes_call(quantizer, prepared, codes)
+        if quantizer.CODE == Q8:
+            calls["q8 l2, 8 chosen rows"] = _scattered_call(quantizer, prepared, codes)
     return calls
+
+
+def _scattered_call(quantizer, prepared, codes):
+    rows = np.random.default_rng(2).permutation(len(codes))
+    rows = rows[: len(rows) // ROWS_AT_ONCE * ROWS_AT_ONCE]
+    out = np.empty((len(prepared), len(rows)), np.float32)
+    return (
+        lambda: _scattered(prepared, codes, quantizer.code_bytes, rows, out),
+        out.size,
+        quantizer.row_bytes,
+    )
 
 
 def _bytes_call(driver, dim, row_bytes, data_bytes):

@@ -8,7 +8,7 @@ from luma_lab.bench.kernelbench import measure
 from luma_lab.errors import Unavailable
 
 OURS = ["float32 l2", "float32 dot", "float32 cosine", "numpy gemv", "u8s8 dot", "u8u4 dot"]
-CODES = ["q8 l2", "q4 l2", "pq l2"]
+CODES = ["q8 l2", "q8 l2, 8 chosen rows", "q4 l2", "pq l2"]
 
 
 def test_every_kernel_of_every_dimension_has_a_time():
