@@ -158,8 +158,9 @@ def take_edges(
             place + 1 < size and is_as_far(keys[place + 1], key)
         ):
             if use_mask:
-                size, alone = drop_surplus_alike(keys, size, place, most, mask)
-                held += alone
+                dropped, what = drop_surplus_alike(keys, size, place, most, mask)
+                held += what != 0
+                size -= 1 if dropped < size else 0
             else:
                 size = drop_surplus(keys, size, place, most)
     return size, count, held

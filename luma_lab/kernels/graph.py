@@ -23,7 +23,10 @@ NO_NODE = -1
 HOPS, COMPARISONS, READS, PASS = 0, 1, 2, 3
 LAST_EPOCH = 255
 CROWD = 16  # nodes, half of them of one distance, that may be copies which hold a walk fast
-HOLDING = 8  # times as many rows as wanted: more copies that don't pass hold a walk fast
+# Times the longest list: more copies that don't pass hold a walk fast. Where they are not even
+# expanded, half so many times the rows wanted do, for these may be linked through them only.
+HOLDING = 8
+SPENT, LOST = 1, 2
 PATIENCE = 10  # hops of a filtered walk between two looks at whether it leads anywhere
 
 
@@ -196,14 +199,17 @@ def passes(mask, row):
 def drop_surplus_alike(keys, size, place, most, mask):
     """Do as `drop_surplus` among those keys only that pass the mask, or don't, as keys[place].
 
-    So those that pass are neither crowded out by others as far nor crowd out what leads on.
+    So those that pass are neither crowded out by others as far nor crowd out what leads on. Of
+    those that don't, while fewer than `most` as far do pass, one that is expanded goes first: it
+    is no answer, and others may be linked through the new one only.
 
     Returns
     -------
-    size : int
-    held : int
-        1 where the dropped key does not pass and fewer than `most` as far do, otherwise 0: where
-        there are many of them, what passes may be linked through them only.
+    dropped : int
+        The place the key had, `size` if none was dropped.
+    what : int
+        SPENT or LOST, as it was expanded or not, where it does not pass and fewer than `most` as
+        far do; otherwise 0.
     """
     asked = passes(mask, key_row(keys[place]))
     first = place
@@ -211,17 +217,24 @@ def drop_surplus_alike(keys, size, place, most, mask):
         first -= 1
     count = 0
     last = place
+    spent = size
     behind = first
     while behind < size and is_as_far(keys[behind], keys[place]):
         if passes(mask, key_row(keys[behind])) == asked:
             count += 1
             last = behind
+            if spent == size and keys[behind] & EXPANDED:
+                spent = behind
         behind += 1
     if count <= most:
         return size, 0
+    what = 0
+    if not asked and behind - first - count < most:
+        what = LOST if spent == size else SPENT
+        last = min(last, spent)
     for i in range(last + 1, size):
         keys[i - 1] = keys[i]
-    return size - 1, 0 if asked or behind - first - count >= most else 1
+    return last, what
 
 
 @kernel
@@ -259,7 +272,7 @@ def filtered_search(
     seen[entry] = stamp
     passed = 1 if passes(mask, np.int64(entry)) else 0
     size = 1
-    held = 0
+    spent, lost = 0, 0
     hops = 0
     comparisons = 1
     cursor = 0
@@ -295,10 +308,12 @@ def filtered_search(
             if (place > 0 and is_as_far(keys[place - 1], key)) or (
                 place + 1 < size and is_as_far(keys[place + 1], key)
             ):
-                left, alone = drop_surplus_alike(keys, size, place, most, mask)
-                held += alone
-                if left < size:
-                    size = left
+                dropped, what = drop_surplus_alike(keys, size, place, most, mask)
+                spent += what == SPENT
+                lost += what == LOST
+                if dropped < size:
+                    size -= 1
+                    resume -= 1 if dropped < resume else 0
                     passed -= 1 if passes(mask, other) else 0
             # Nothing behind the last wanted row can matter.
             while passed >= wanted:
@@ -308,7 +323,7 @@ def filtered_search(
                 size -= 1
                 if last:
                     passed -= 1
-        if held > HOLDING * wanted:
+        if spent > HOLDING * keys.shape[0] or lost > (HOLDING >> 1) * wanted:
             return 0, hops, comparisons
         if hops % PATIENCE == 0 and passed < wanted:
             if passed * keys.shape[0] < least * wanted * size:
