@@ -196,8 +196,8 @@ class Collection(EmbeddingVerbs, TextVerbs):
         explain : bool
             Fill in ``hits.receipt``.
         exact : bool
-            Scan everything. So does every search without a "vamana" index, and one that would
-            find so much that a scan is cheaper; else a few points may be missed.
+            Scan everything. So does every search without an index, and one that would find so
+            much that a scan is cheaper; else a few points may be missed.
 
         Returns
         -------

@@ -22,7 +22,6 @@ from luma_lab.store.nearest import NULL
 from luma_lab.types import Hit, Hits
 
 RETRIES = 8
-RANGED = "vamana", "ivf"  # the kinds of index that search by radius
 
 
 class Asked(NamedTuple):
@@ -170,9 +169,9 @@ def _find(snapshot, asked, rows):
 
 
 def _ask(snapshot, asked, radius, rows, limit):
-    """Return what the index finds among its rows; None without one that searches by radius."""
+    """Return what the index finds among its rows; None without one to ask."""
     index, inside = snapshot.index, snapshot.indexed_rows
-    if index is None or index.kind not in RANGED or inside == 0 or asked.exact:
+    if index is None or inside == 0 or asked.exact:
         return None
     part = None if rows is None else rows[: _below(rows, inside)]
     options = KINDS[index.kind].range_options(snapshot.row)

@@ -10,7 +10,8 @@ from luma_lab.files import DISK, directory_bytes, load_arrays, read_manifest
 from luma_lab.index.cache import fill_cache, read_blocks
 from luma_lab.index.diskbuild import KIND, VERSION, build_directory, held_beside_codes, write_copy
 from luma_lab.index.diskcodes import read_codes, restore_quantizer
-from luma_lab.index.disksearch import OpenedDisk
+from luma_lab.index.diskrange import RangedDisk
+from luma_lab.index.disksearch import BEAM_WIDTH, MAX_BEAM_WIDTH, OpenedDisk
 from luma_lab.index.progress import reporting
 from luma_lab.index.protocol import as_mask, as_queries, check_integer, check_k, check_threads
 from luma_lab.index.reader import WalkPool, check_reader
@@ -21,11 +22,8 @@ from luma_lab.kernels.beam import CACHE_HITS
 from luma_lab.kernels.graph import COMPARISONS, HOPS, NO_NODE, READS
 from luma_lab.types import DiskStats, Neighbors
 
-BEAM_WIDTH = 4
-MAX_BEAM_WIDTH = 256
 
-
-class DiskIndex:
+class DiskIndex(RangedDisk):
     """Approximate nearest neighbours from disk, by the DiskANN layout.
 
     Codes in memory lead a beam search over node records in sectors of 4 KiB; every record that
@@ -286,10 +284,6 @@ class DiskIndex:
             answer.distances,
             DiskStats(*(counts[:, i].copy() for i in stats), answer.nanoseconds // 1000),
         )
-
-    def search_range(self, queries, radius, **options):
-        """Not offered: `FlatIndex` and `VamanaIndex` find all rows within a radius."""
-        raise NotSupported("DiskIndex.search_range: use a FlatIndex or VamanaIndex")
 
     def verify(self):
         """Check every node record on disk; return how many blocks there are.

@@ -18,6 +18,7 @@ from luma_lab.kernels.codescan import write_heap
 from luma_lab.kernels.graph import COMPARISONS, PASS, READS
 from luma_lab.kernels.record import scan_records
 
+BEAM_WIDTH, MAX_BEAM_WIDTH = 4, 256
 PREPARED_QUERIES = 32  # at a time: the tables of product quantisation are large
 LIST_GROWTH = 4
 # Blocks read one after the other in the time of one that a walk asks for and waits for.
@@ -117,7 +118,7 @@ class OpenedDisk(NamedTuple):
                         use_mask, keys, width, rows, distances, counts,
                     )  # fmt: skip
                     if status != FINE:
-                        raise self._failure(status, detail)
+                        raise self.failure(status, detail)
                     spent = time.perf_counter_ns() - begun + preparing
                     answer.nanoseconds[start + i] += spent
             self.pool.give(lent)
@@ -132,7 +133,8 @@ class OpenedDisk(NamedTuple):
             for job in [pool.submit(run, *cut) for cut in itertools.pairwise(cuts)]:
                 job.result()
 
-    def _failure(self, status, detail):
+    def failure(self, status, detail):
+        """Return the error that a walk which did not end well stands for."""
         if status == DAMAGED:
             return self.file.damaged(detail)
         return storage_error(OSError(int(detail), "io_submit"), self.file.path)

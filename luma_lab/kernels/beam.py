@@ -104,6 +104,26 @@ def choose_beam(keys, size, beam, width):
     return count
 
 
+@kernel(inline=True)
+def fresh_edges(data, at, layout, codes, fresh, seen, stamp):
+    """Put the neighbours that the record at byte `at` names and this walk has not seen in `fresh`.
+
+    They are seen from now on, and the processor is asked for their codes. Returns how many.
+    """
+    row_bytes = codes.rows.shape[1]
+    base = codes.rows.ctypes.data
+    edges = edges_of(data, at, layout)
+    count = 0
+    for j in range(1, edges[0] + 1):
+        other = edges[j]
+        if seen[other] != stamp:
+            seen[other] = stamp
+            fresh[count] = other
+            count += 1
+            prefetch_row(base + np.int64(other) * row_bytes, row_bytes)
+    return count
+
+
 @kernel
 def take_edges(
     data, at, layout, codes, probe, keys, size, fresh, seen, stamp, most, mask, use_mask
@@ -120,16 +140,9 @@ def take_edges(
     """
     row_bytes = codes.rows.shape[1]
     base = codes.rows.ctypes.data
-    edges = edges_of(data, at, layout)
-    count, held = 0, 0
+    count = fresh_edges(data, at, layout, codes, fresh, seen, stamp)
+    held = 0
     same = Q8Space(codes.rows, codes.code_bytes, 0)  # for rows of one code, of whatever kind
-    for j in range(1, edges[0] + 1):
-        other = edges[j]
-        if seen[other] != stamp:
-            seen[other] = stamp
-            fresh[count] = other
-            count += 1
-            prefetch_row(base + np.int64(other) * row_bytes, row_bytes)
     for j in range(count):
         other = np.int64(fresh[j])
         distance = code_distance(

@@ -21,6 +21,7 @@ from luma_lab.kernels import (
     postings,
     product,
     quantize,
+    rangebeam,
     rangewalk,
     ranging,
     reach,
@@ -214,11 +215,14 @@ def _warm_disk(codes, queries, no_mask, rows, distances):
         read_only(np.empty(0, np.uint8)),
     )  # fmt: skip
     probes = read_only(np.zeros((1, 4 * BLOCK_BYTES), np.uint8))
-    beam.walk_disk(
+    asked = (
         store, beam.Codes(codes, quantize.Q8, BLOCK_BYTES), scratch, probes, queries, 0, 0,
-        distance.L2, no_mask, False, np.empty(1, np.int64), 1, rows, distances,
-        np.zeros((1, beam.COUNTS), np.int64),
+        distance.L2, no_mask, False,
     )  # fmt: skip
+    counts = np.zeros((1, beam.COUNTS), np.int64)
+    beam.walk_disk(*asked, np.empty(1, np.int64), 1, rows, distances, counts)
+    rangebeam.range_disk(*asked, ONE, 0, 1, 1, 1, counts)
+    topk.pack_key(ONE, 0)
     places, sizes = np.zeros(1, np.int64), np.zeros(1, np.int64)
     record.scan_records(
         queries, data, places, places, layout, vector, distance.L2, np.empty((1, 1), np.int64),

@@ -64,6 +64,7 @@ class Filled:
     params=[
         ("cosine", None, False), ("l2", "vamana", True), ("dot", "vamana", True),
         ("cosine", "vamana", False), ("cosine", "ivf", True), ("l2", "ivf", False),
+        ("cosine", "diskann", True),
     ],
     ids=lambda given: "-".join(map(str, given)),
 )  # fmt: skip
@@ -148,6 +149,25 @@ def test_the_receipt_says_what_answered(lab, kind, word):
     docs.upsert(["new"], query[None], [{"n": 3}])
     hits = docs.search_range(query, between(filled.scores, 20), explain=True)
     assert hits[0].id == "new" and hits.receipt["strategy"] == f"{word}+tail"
+
+
+def test_a_graph_on_disk_answers_by_reading_few_records(lab):
+    chance = np.random.default_rng(2)
+    vectors = (chance.normal(size=(3001, 10)) @ chance.normal(size=(10, 300))).astype(np.float32)
+    docs, query = lab.create_collection("docs", 300, "cosine"), vectors[3000]
+    docs.upsert([f"p{i}" for i in range(3000)], vectors[:3000])
+    docs.build_index("diskann").result(120)
+    scores = scores_of(vectors[:3000], query, "cosine")
+    hits = docs.search_range(query, between(scores, 10), explain=True)
+    expected = [f"p{i}" for i in np.argsort(-scores)[:10]]
+    assert len(hits) >= 9 and {hit.id for hit in hits} <= {*expected}
+    receipt = hits.receipt
+    assert (receipt["strategy"], receipt["kind"], receipt["exact"]) == ("walk", "diskann", False)
+    assert 0 < receipt["reads"] < 300 and receipt["hops"] and receipt["comparisons"] < 3000
+    own = {"search_list_size": 64, "beam_width": 4}
+    assert set(receipt["params"]) == {*own, "min_score", "limit"}
+    whole = docs.search_range(query, -1.0, explain=True, limit=3000)
+    assert len(whole) == 3000 and whole.receipt["exact"] and whole.receipt["strategy"] == "exact"
 
 
 def test_a_hit_may_score_just_what_is_asked(lab):

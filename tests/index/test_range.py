@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from index_contract import METRICS, brute_force, clustered, every_metric
 
 from luma_lab import errors
-from luma_lab.index import DiskIndex, FlatIndex, VamanaIndex
+from luma_lab.index import FlatIndex, VamanaIndex
 from luma_lab.index.ranging import exact_range
 from luma_lab.index.rows import read_only
 from luma_lab.kernels.topk import key_row
@@ -288,10 +288,3 @@ def test_bad_arguments_are_named():
         index.search_range(vectors[0], 1.0, search_list_size=0)
     with pytest.raises(errors.InvalidArgument, match="matrix"):
         exact_range(vectors.astype(np.float64), vectors[0], 1.0, "l2")
-
-
-def test_an_index_without_range_search_says_so(tmp_path):
-    vectors = clustered(100, 4)
-    with DiskIndex.build(vectors, tmp_path / "disk", metric="l2") as index:
-        with pytest.raises(errors.NotSupported, match="FlatIndex or VamanaIndex"):
-            index.search_range(vectors[:1], 1.0)

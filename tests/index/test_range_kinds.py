@@ -7,7 +7,7 @@ import pytest
 from index_contract import METRICS, clustered, every_metric
 
 from luma_lab import errors
-from luma_lab.index import FlatIndex, IVFIndex
+from luma_lab.index import DiskIndex, FlatIndex, IVFIndex, diskrange
 
 N, DIM = 6000, 24
 QUANTIZERS = pytest.mark.parametrize("quantizer", ["q8", "q4", None])
@@ -189,3 +189,122 @@ def test_bad_arguments_to_cells_are_named():
     with pytest.raises(errors.IndexNotBuilt):
         IVFIndex(4).search_range(np.ones(4), 1.0)
     check_bad_arguments(IVFIndex(4, "l2").build(clustered(50, 4)), ["nprobe"])
+
+
+@pytest.fixture(scope="module")
+def disks(data, tmp_path_factory):
+    """Graphs on disk by metric and codes: records are long, so that walks read less than scans."""
+    folder, chance = tmp_path_factory.mktemp("disks"), np.random.default_rng(5)
+    spread = chance.normal(size=(DIM, 160)).astype(np.float32)
+    vectors, queries = data[0] @ spread, data[1] @ spread
+    made = {"vectors": vectors, "queries": queries}
+    for metric, budget in (("cosine", None), ("dot", None), ("l2", None), ("l2", 800_000)):
+        path = folder / f"{metric}-{budget}"
+        build = {"max_degree": 24, "build_list_size": 50, "search_memory_bytes": budget}
+        DiskIndex.build(vectors, path, metric=metric, **build).close()
+        made[metric, budget and "pq"] = path, FlatIndex(160, metric).build(vectors)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "reader"),
+    [
+        (("cosine", None), "mmap"), (("dot", None), "mmap"), (("l2", None), "mmap"),
+        (("l2", "pq"), "aio"),
+    ],
+    ids=["cosine", "dot", "l2", "pq-aio"],
+)  # fmt: skip
+def test_a_walk_on_disk_finds_nearly_all_and_nothing_else(disks, kind, reader):
+    queries, (path, flat) = disks["queries"], disks[kind]
+    with DiskIndex.open(path, reader=reader, cache_bytes=100_000) as index:
+        assert index.code_kind == (kind[1] or "q8") and index.cached_nodes
+        for count in (1, 10, 60):
+            radius = radius_of(flat, queries, count)
+            expected = flat.search_range(queries, radius)
+            found = index.search_range(queries, radius)
+            check_answers(found, expected)
+            far = dict(zip(_pairs(expected), expected.distances, strict=True))
+            assert [far[pair] for pair in _pairs(found)] == found.distances.tolist()
+            walked = ~found.scanned
+            assert count == 60 or walked.mean() > 0.8
+            assert (found.stats.hops[walked] < N / 8).all() and found.stats.hops.all()
+            assert (found.stats.reads + found.stats.cache_hits >= found.stats.hops / 8).all()
+            for options in ({"threads": 2}, {"threads": 64}):
+                assert same(index.search_range(queries, radius, **options), found)
+        narrow = index.search_range(queries, radius, beam_width=1)
+        check_answers(narrow, expected)
+        mask = np.random.default_rng(3).random(N) < 0.5
+        found = index.search_range(queries, radius, mask=mask)
+        check_answers(found, flat.search_range(queries, radius, mask=mask))
+        assert same(index.search_range(queries, radius, rows=np.flatnonzero(mask)), found)
+        few = np.arange(0, N, 40)
+        found = index.search_range(queries, radius, rows=few)
+        assert same(found, flat.search_range(queries, radius, rows=few)) and found.scanned.all()
+        assert not found.stats.hops.any() and (found.stats.comparisons == len(few)).all()
+
+
+@pytest.mark.parametrize("most", [1 << 24, 5000])
+def test_what_a_walk_on_disk_gives_up_is_scanned(disks, monkeypatch, most):
+    monkeypatch.setattr(diskrange, "MOST_PLACES", most)
+    queries, (path, flat) = disks["queries"][:7], disks["l2", None]
+    with DiskIndex.open(path) as index:
+        for radius in (np.inf, 1e300, -np.inf, radius_of(flat, queries, 3000)):
+            for limit in (None, 1, 700, 100_000):
+                expected = flat.search_range(queries, radius, limit=limit)
+                found = index.search_range(queries, radius, limit=limit)
+                check_answers(found, expected, 1.0 if radius > 1e30 or limit is None else 0.95)
+        whole = index.search_range(queries, np.inf)
+        assert whole.scanned.all() and whole.stats.hops.all()
+        assert (whole.stats.comparisons > N).all() and (whole.stats.reads > 0).all()
+        assert index.search_range(queries[:0], 1.0).limits.tolist() == [0]
+        assert len(index.search_range(queries[0], 1.0).limits) == 2
+
+
+def test_a_limit_keeps_the_nearest_on_disk(disks):
+    queries, (path, flat) = disks["queries"], disks["cosine", None]
+    radius = radius_of(flat, queries, 60)
+    with DiskIndex.open(path) as index:
+        whole = parts_of(flat.search_range(queries, radius))
+        for limit in (1, 7, 30):
+            found = index.search_range(queries, radius, limit=limit)
+            pairs = zip(parts_of(found), whole, strict=True)
+            hits = sum(len({*ours} & {*rows[:limit]}) for ours, rows in pairs)
+            assert hits >= 0.95 * sum(len(rows[:limit]) for rows in whole)
+            assert np.diff(found.limits).max() <= limit
+
+
+def test_copies_and_few_rows_are_found_on_disk(tmp_path):
+    vectors = clustered(4000, 200)
+    vectors[:1200], vectors[1200:2200] = vectors[0], vectors[1200]
+    with DiskIndex.build(vectors, tmp_path / "copies", metric="l2", max_degree=24) as index:
+        for first, count in ((0, 1200), (1200, 1000)):
+            found = index.search_range(vectors[first], 1e-6, search_list_size=16)
+            assert found.rows.tolist() == list(range(first, first + count))
+    for n in (0, 1, 2):
+        with DiskIndex.build(np.eye(4)[:n], tmp_path / f"{n}", metric="l2") as index:
+            assert index.search_range(np.eye(4)[:2], 0.5).rows.tolist() == list(range(n))
+            found = index.search_range(np.zeros(4), 1.0)
+            assert found.rows.tolist() == list(range(n)), "the radius itself is within"
+
+
+def test_bad_arguments_to_an_index_on_disk_are_named(tmp_path):
+    with DiskIndex.build(clustered(50, 4), tmp_path / "disk", metric="l2") as index:
+        check_bad_arguments(index, ["search_list_size", "beam_width"])
+    with pytest.raises(errors.StoreClosed):
+        index.search_range(np.ones(4), 1.0)
+
+
+def test_a_damaged_record_is_named_by_a_range_search(disks, tmp_path):
+    path, flat = disks["l2", None]
+    copy = tmp_path / "copy"
+    with DiskIndex.open(path) as index:
+        index.save(copy)
+    file = next(copy.glob("nodes*"))
+    data = bytearray(file.read_bytes())
+    data[100::4096] = bytes(byte ^ 1 for byte in data[100::4096])
+    file.write_bytes(data)
+    queries = disks["queries"]
+    for radius in (radius_of(flat, queries, 10), np.inf):
+        with DiskIndex.open(copy) as index:
+            with pytest.raises(errors.CorruptStore, match="sector"):
+                index.search_range(queries, radius)

@@ -54,13 +54,13 @@ if FOLDER is None:
 warm = {name: kernel.signatures.copy() for name, kernel in made.items()}
 
 from luma_lab.index import DiskIndex, FlatIndex, IVFIndex, TextIndex, VamanaIndex, exact_search
-from luma_lab.index import cellrange
+from luma_lab.index import cellrange, diskrange
 from luma_lab.index.pq import PQQuantizer
 from luma_lab.index.quantizer import Q4Quantizer, Q8Quantizer
 
 vectors = np.random.default_rng(0).normal(size=(300, 20))
 few, odd = np.arange(300) < 10, np.arange(300) % 2 == 1
-cellrange.FEW_MATCHES = 20  # so that cells are looked into
+cellrange.FEW_MATCHES, diskrange.SCAN_AHEAD = 20, 1  # so that cells and graphs are searched
 
 def use(index):
     index.save(FOLDER)
@@ -99,6 +99,10 @@ for metric in ("cosine", "dot", "l2"):
             with DiskIndex.open(FOLDER, reader=reader, cache_bytes=9999) as index:
                 for mask in (None, few, odd):
                     index.search(rows[:3], threads=2, mask=mask)
+                    for radius in (0.5, 900.0):
+                        index.search_range(
+                            rows[:3], radius, search_list_size=1, threads=2, mask=mask
+                        )
                 index.verify()
     FlatIndex(20, metric).build(vectors).search(vectors[:3], threads=2, mask=few)
     FlatIndex(20, metric).build(vectors).search_range(vectors[:3], 5.0, mask=few)
