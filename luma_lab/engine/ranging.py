@@ -138,7 +138,9 @@ def _find(snapshot, asked, rows):
     # Scores are told apart in float64, so a little more than the radius is looked into.
     with np.errstate(over="ignore"):
         radius = np.nextafter(np.float32(best - asked.min_score), np.float32(np.inf))
-    limit, inside, filtered = asked.limit + 1, snapshot.indexed_rows, rows is not None
+    # One more than the limit tells whether there are more; more than there are is none.
+    limit = min(asked.limit, len(snapshot.vectors)) + 1
+    inside, filtered = snapshot.indexed_rows, rows is not None
     if not filtered and (snapshot.dead_indexed or snapshot.dead_tail):
         rows = np.flatnonzero(snapshot.live)
     near = _ask(snapshot, asked, radius, rows, limit)

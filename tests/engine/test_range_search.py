@@ -122,6 +122,7 @@ def test_a_limit_keeps_the_best_and_the_receipt_tells(filled):
     assert cut.receipt["params"]["limit"] == 1000
     edge = docs.search_range(query, -np.inf, limit=len(everything), explain=True)
     assert edge == everything and not edge.receipt["truncated"]
+    assert docs.search_range(query, -np.inf, limit=2**40) == everything
     assert docs.search_range(query, np.inf) == []
     assert docs.search_range(query, 1e300) == []
 
