@@ -20,8 +20,9 @@ from luma_lab.kernels.int8 import load_byte, load_float32, load_int32
 from luma_lab.kernels.prefetch import prefetch_row
 from luma_lab.kernels.quantize import MIDDLE, QUERY_CONSTANTS, ROW_CONSTANT_BYTES, q8_distance
 
-MARK_FACTOR = np.int64(-7046029254386353131)  # odd, of no pattern: Steele et al., SplitMix, 2014
-MARK_SHIFT = np.int64(29)
+# Marks are polynomials over the words of a row, modulo a prime: nothing overflows.
+MARK_PRIME, WORD_MASK = np.int64(2**31 - 1), np.int64(2**32 - 1)
+MARK_FACTORS = np.int64(1_103_515_245), np.int64(1_664_525_333)
 INLINED = {"forceinline": True, "nogil": True, "error_model": "numpy"}
 
 
@@ -129,23 +130,24 @@ def _same_code(space, node, other):
 
 @kernel(inline=True)
 def _mark_of_floats(space, node):
-    mark = np.int64(0)
+    low, high = np.int64(0), np.int64(0)
     row = space.vectors[node]
     for j in range(row.shape[0]):
-        bits = np.float32(row[j] + ZERO).view(np.int32)  # -0.0 becomes 0.0, which it equals
-        mark = (mark ^ np.int64(bits)) * MARK_FACTOR
-        mark ^= mark >> MARK_SHIFT
-    return mark
+        bits = np.int64(np.float32(row[j] + ZERO).view(np.int32))  # -0.0 becomes 0.0: its equal
+        low = (low * MARK_FACTORS[0] + (bits & WORD_MASK)) % MARK_PRIME
+        high = (high * MARK_FACTORS[1] + (bits & WORD_MASK)) % MARK_PRIME
+    return (high << 31) | low
 
 
 @kernel(inline=True)
 def _mark_of_code(space, node):
-    mark = np.int64(0)
+    low, high = np.int64(0), np.int64(0)
     row = space.codes.ctypes.data + node * space.codes.shape[1]
     for at in range(0, space.codes.shape[1], 4):
-        mark = (mark ^ np.int64(load_int32(row + at))) * MARK_FACTOR
-        mark ^= mark >> MARK_SHIFT
-    return mark
+        bits = np.int64(load_int32(row + at))
+        low = (low * MARK_FACTORS[0] + (bits & WORD_MASK)) % MARK_PRIME
+        high = (high * MARK_FACTORS[1] + (bits & WORD_MASK)) % MARK_PRIME
+    return (high << 31) | low
 
 
 @kernel

@@ -152,8 +152,9 @@ assert max(map(len, warm.values())) == 2
 """
 # One type for graphs of floats, one for graphs of codes; counts of words, counts of phrases.
 OF_TWO_TYPES = [
-    "build.choose_edges", "build.merge_back_edges", "build.trim", "mend.mend_edges",
-    "partition.merge_edges", "postings.bake_parts", "reach.attach_unreached",
+    "build.choose_edges", "build.merge_back_edges", "build.trim", "copies.link_back",
+    "copies.mark_rows", "copies.tie_rings", "mend.mend_edges", "partition.merge_edges",
+    "postings.bake_parts", "reach.attach_unreached",
 ]  # fmt: skip
 
 
