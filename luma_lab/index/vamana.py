@@ -331,13 +331,21 @@ class VamanaIndex(Changing, RenewingGraph):
         neighbors, n = arrays["neighbors"], len(nodes)
         # Kernels trust node numbers, so a wrong one must not come in.
         edges_fit = n == 0 or (neighbors.min() >= NO_NODE and neighbors.max() < n)
-        if not edges_fit or not (entry == NO_NODE if n == 0 else 0 <= entry < n):
-            raise CorruptStore(f"entry {entry} or an edge points outside the {n} rows")
         live = None
         if "live" in arrays:
             check("live", np.bool_, (n,))
             live = np.array(arrays["live"])
-        linked = 0 if live is None else int(np.count_nonzero(neighbors[~live, 0] != NO_NODE))
+        has_entry = 0 <= entry < n
+        lives = n > 0 if live is None else bool(live.any())
+        if not edges_fit or not (has_entry or (entry == NO_NODE and not lives)):
+            raise CorruptStore(f"entry {entry} or an edge points outside the {n} rows")
+        linked = 0
+        if live is not None:
+            leads = neighbors[:, 0] != NO_NODE
+            leads[neighbors[neighbors != NO_NODE]] = True  # to a row without edges of its own
+            if has_entry:
+                leads[entry] = True
+            linked = int(np.count_nonzero(leads & ~live))
         index._adopt(nodes, neighbors, entry, live, linked)
         return index
 

@@ -77,6 +77,38 @@ TestChanges = case_of(GraphChanges)
 
 
 @every_quantizer
+@pytest.mark.parametrize("rows", [1, 2, 40])
+@pytest.mark.parametrize("is_consolidated", [True, False])
+def test_an_index_whose_rows_are_all_deleted_is_saved_and_loaded(
+    is_consolidated, rows, quantizer, tmp_path
+):
+    vectors = clustered(40, 8)
+    index = made(8, quantizer=quantizer).build(vectors[:rows])
+    index.delete(np.arange(rows))
+    if is_consolidated:
+        index.consolidate()
+    index.save(tmp_path / "index")
+    loaded = VamanaIndex.load(tmp_path / "index")
+    for chosen in ({}, {"mask": np.ones(rows, bool)}, {"rows": np.arange(rows)}):
+        assert (loaded.search(vectors[0], k=3, **chosen).rows == -1).all()
+    assert len(loaded.search_range(vectors[0], 1e9).rows) == 0
+    places = loaded.add(vectors)
+    assert loaded.search(vectors[7], k=1).rows[0, 0] == places[7]
+
+
+def test_a_deleted_row_that_leads_nowhere_is_not_answered_by_a_loaded_index(tmp_path):
+    vectors = clustered(200, 8)
+    index = made(8).build(vectors)
+    neighbors = index.neighbors_.copy()
+    neighbors[9] = -1  # as where all that a row pointed to went
+    index._adopt(index._graph.nodes, neighbors, index.entry_)
+    index.delete(9)
+    index.save(tmp_path / "index")
+    found = VamanaIndex.load(tmp_path / "index").search(vectors[9], k=200, search_list_size=400)
+    assert 9 not in found.rows and (found.rows >= 0).sum() == 199
+
+
+@every_quantizer
 @every_metric
 def test_an_index_grown_by_rows_recalls_them_and_leaves_the_old_one_as_it_was(metric, quantizer):
     vectors, queries = clustered(3000, 24), clustered(80, 24, seed=1)
