@@ -105,10 +105,11 @@ def _code_distance(space, probe, node):
 
 @kernel(inline=True)
 def _same_floats(space, node, other):
-    for j in range(space.vectors.shape[1]):
-        if space.vectors[node, j] != space.vectors[other, j]:
-            return False
-    return True
+    size = space.vectors.shape[1] * 4
+    base = space.vectors.ctypes.data
+    if space.vectors[node, 0] != space.vectors[other, 0]:
+        return False
+    return _equal_floats(base + node * size, base + other * size, size)
 
 
 @kernel(inline=True)
@@ -116,8 +117,25 @@ def _same_code(space, node, other):
     row_bytes = space.codes.shape[1]
     one = space.codes.ctypes.data + node * row_bytes
     two = space.codes.ctypes.data + other * row_bytes
-    at = row_bytes
-    while at >= 4:  # from the end, where constants are that mostly differ
+    # The last word is a constant of the row, if it has some, and mostly differs.
+    last = row_bytes - 4
+    if last >= 0 and load_int32(one + last) != load_int32(two + last):
+        return False
+    return _equal_bytes(one, two, row_bytes)
+
+
+@kernel
+def _equal_floats(one, two, size):
+    for at in range(0, size, 4):
+        if load_float32(one + at) != load_float32(two + at):
+            return False
+    return True
+
+
+@kernel
+def _equal_bytes(one, two, size):
+    at = size
+    while at >= 4:
         at -= 4
         if load_int32(one + at) != load_int32(two + at):
             return False
