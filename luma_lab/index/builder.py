@@ -141,7 +141,12 @@ def build_graph(
 
 
 def tie_copies(space, live, neighbors):
-    """Tie copies among the `live` nodes of a graph into rings, see `kernels.copies`."""
+    """Tie copies among the `live` nodes of a graph into rings, see `kernels.copies`.
+
+    Not where nodes have one edge only, which a ring must not take.
+    """
+    if neighbors.shape[1] == 1:
+        return
     marks = np.empty(len(neighbors), np.int64)
     mark_rows(space, marks)
     tie_rings(space, marks, np.argsort(marks, kind="stable"), live, neighbors)

@@ -98,7 +98,7 @@ def link_back(space, batch, edges, neighbors):
                 break
             if other != node and are_copies(space, node, other):
                 copy = other
-        if copy != NO_NODE:
+        if copy != NO_NODE and degree > 1:  # a ring must not take the only edge
             join_ring(space, neighbors, copy, node)
         elif not found:
             place = degree - 1
