@@ -12,22 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from llvmlite import ir
-from numba.core import config
+from instructions import CHOICES, assembly_of
 
 import luma_lab
 from luma_lab.kernels import int8
-from luma_lab.kernels.compile import TARGET
 from luma_lab.kernels.int8 import BLOCK_BYTES, BYTE, WORD, choose_instruction, make_dot
-from luma_lab.kernels.simd import Target, features_of
+from luma_lab.kernels.simd import Target
 
-HAS = features_of(TARGET)
-# Plain Python has one way only.
-CHOICES = {} if config.DISABLE_JIT else {"portable": (int8.PORTABLE, 256, BYTE)}
-for bits, needs in ((256, {"avx512vnni", "avx512vl"}), (512, {"avx512vnni", "avx512bw"})):
-    for element in (BYTE, WORD):
-        if CHOICES and needs <= HAS and int8._accepts(bits, element):
-            CHOICES[f"vpdpbusd {bits} {element}"] = ("vpdpbusd", bits, element)
 PARENT = Path(luma_lab.__file__).parents[1]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("LUMA_SIMD", "NUMBA_"))}
 X86 = llvm.get_process_triple().startswith("x86_64")
@@ -127,26 +118,6 @@ def test_operands_llvm_does_not_take_are_noticed(monkeypatch):
     assert any(int8._accepts(512, element) for element in (BYTE, WORD))
     monkeypatch.setattr(int8, "VNNI", int8.VNNI.format(bits=512))
     assert not int8._accepts(256, BYTE)
-
-
-def assembly_of(emit, returned, count, triple, cpu, features):
-    """Return the assembly of what `emit` makes, for a processor that need not be here.
-
-    emit : callable of a builder and `count` integers of 64 bits; gives a value of `returned`
-    """
-    module = ir.Module()
-    function = ir.Function(module, ir.FunctionType(returned, [ir.IntType(64)] * count), "made")
-    builder = ir.IRBuilder(function.append_basic_block())
-    builder.ret(emit(builder, *function.args))
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    try:
-        target = llvm.Target.from_triple(triple)
-    except RuntimeError:
-        pytest.skip(f"this LLVM has no code generator for {triple}")
-    parsed = llvm.parse_assembly(f'target triple = "{triple}"\n{module}')
-    parsed.verify()
-    return target.create_target_machine(cpu, features, opt=3).emit_assembly(parsed)
 
 
 # Products with 4-bit codes fit 16 bits, so multiplications that give no more do as well.

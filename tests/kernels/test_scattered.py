@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from instructions import CHOICES, assembly_of
 from llvmlite import ir
 from numba.core import config
 
@@ -16,7 +17,6 @@ from luma_lab.kernels import codewalk, scattered, topk
 from luma_lab.kernels.int8 import choose_instruction
 from luma_lab.kernels.simd import Target
 from luma_lab.kernels.space import Q8Space
-from tests.kernels.test_int8 import CHOICES, assembly_of
 
 
 def driver(measure):
