@@ -1,8 +1,6 @@
 """All rows within a radius from cells, or by a scan where that costs less."""
 
-import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -15,8 +13,17 @@ from luma_lab.index.protocol import (
     check_threads,
     stats_in_memory,
 )
-from luma_lab.index.rangewalk import marked
-from luma_lab.index.ranging import answer_of, check_limit, check_radius, choose, scan_within
+from luma_lab.index.ranging import (
+    answer_of,
+    check_limit,
+    check_radius,
+    choose,
+    fill,
+    marked,
+    scan_within,
+    shared_by,
+    split_keys,
+)
 from luma_lab.index.rows import METRIC_CODES, query_rows, read_only
 from luma_lab.kernels.blocks import FLOATS
 from luma_lab.kernels.cellrange import range_cells
@@ -103,15 +110,15 @@ def range_of_cells(cells, queries, radius, nprobe, threads, chosen, limit):
     budget = matches if cells.quantizer is None else CODES_PER_ROW * matches
     if matches > FEW_MATCHES and len(cells.sizes) + looked_at < budget:
         found = _probe(cells, queries, radius, nprobe, threads, chosen, limit, budget, counts)
-    pending = [i for i, keys in enumerate(found) if keys is None]
-    if pending:
+
+    def scan(pending):
         asked = query_rows(queries[pending], cells.coarse.metric, cells.coarse.dim)
-        scanned = _scan(cells, asked, radius, threads, chosen, limit)
-        for i, keys in zip(pending, scanned, strict=True):
-            found[i] = keys
         counts[pending, COMPARISONS] += matches
+        return _scan(cells, asked, radius, threads, chosen, limit)
+
+    scanned = fill(found, scan)
     stats = stats_in_memory(counts, cells.quantizer)
-    return answer_of(found, limit, stats)._replace(scanned=marked(pending, len(queries)))
+    return answer_of(found, limit, stats)._replace(scanned=scanned)
 
 
 def _probe(cells, queries, radius, nprobe, threads, chosen, limit, budget, counts):
@@ -120,11 +127,7 @@ def _probe(cells, queries, radius, nprobe, threads, chosen, limit, budget, count
     kind, ruler, vectors = FLOATS, coarse, NO_VECTORS
     if quantizer is not None:
         kind, ruler, vectors = quantizer.CODE, quantizer, cells.vectors
-    mask = NO_MASK
-    if chosen is not None:
-        mask = np.zeros(len(cells.live), np.bool_)
-        mask[chosen] = True
-        mask = read_only(mask)
+    mask = NO_MASK if chosen is None else read_only(marked(chosen, len(cells.live)))
 
     def run(a, b):
         sizes = np.zeros(b - a, np.int64)
@@ -137,23 +140,6 @@ def _probe(cells, queries, radius, nprobe, threads, chosen, limit, budget, count
         return split_keys(keys, sizes)
 
     return shared_by(threads, len(queries), run)
-
-
-def split_keys(keys, sizes):
-    """Return the keys of each query as a list, None where its size is -1: it was given up."""
-    parts = np.split(keys, np.cumsum(np.maximum(sizes, 0))[:-1])
-    return [None if size < 0 else some for size, some in zip(sizes, parts, strict=True)]
-
-
-def shared_by(threads, count, run):
-    """Return the lists ``run(a, b)`` joined, which threads make of parts of `count` queries."""
-    threads = min(threads, count)
-    if threads <= 1:
-        return run(0, count) if count else []
-    cuts = [count * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(run, a, b) for a, b in itertools.pairwise(cuts)]
-        return [keys for job in jobs for keys in job.result()]
 
 
 def _scan(cells, queries, radius, threads, chosen, limit):

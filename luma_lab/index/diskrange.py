@@ -5,7 +5,6 @@ import time
 import numpy as np
 
 from luma_lab.index.cache import read_blocks
-from luma_lab.index.cellrange import shared_by
 from luma_lab.index.disksearch import (
     BEAM_WIDTH,
     MAX_BEAM_WIDTH,
@@ -14,8 +13,16 @@ from luma_lab.index.disksearch import (
     SCAN_AHEAD,
 )
 from luma_lab.index.protocol import MAX_ROWS, as_queries, check_integer, check_threads
-from luma_lab.index.rangewalk import marked
-from luma_lab.index.ranging import MOST_PLACES, answer_of, check_limit, check_radius, choose
+from luma_lab.index.ranging import (
+    MOST_PLACES,
+    answer_of,
+    check_limit,
+    check_radius,
+    choose,
+    fill,
+    marked,
+    shared_by,
+)
 from luma_lab.index.rows import METRIC_CODES, query_rows, read_only
 from luma_lab.index.vamana import resolve_list_size
 from luma_lab.kernels.beam import CACHE_HITS, COUNTS, FINE, Codes, Store
@@ -124,14 +131,11 @@ class RangeOfDisk:
                 return self._walk(a, b, mask, list_size, width, budget)
 
             found = shared_by(threads, len(self.queries), run)
-        pending = [i for i, keys in enumerate(found) if keys is None]
-        if pending:
-            for i, keys in zip(pending, self._scan(pending), strict=True):
-                found[i] = keys
+        scanned = fill(found, self._scan)
         counts = self.counts
         stats = (counts[:, i].copy() for i in (HOPS, COMPARISONS, READS, CACHE_HITS))
         stats = DiskStats(*stats, self.nanoseconds // 1000)
-        return answer_of(found, self.limit, stats)._replace(scanned=marked(pending, len(found)))
+        return answer_of(found, self.limit, stats)._replace(scanned=scanned)
 
     def _walk(self, first, last, mask, list_size, width, budget):
         """Return the keys of some queries, None where the walk was given up."""
@@ -162,7 +166,7 @@ class RangeOfDisk:
         return found
 
     def _scan(self, pending):
-        """Return the keys of the queries `pending`, from a look at every chosen row."""
+        """Return the keys of some queries (at least one), from a look at every chosen row."""
         begun = time.perf_counter_ns()
         layout = self.opened.layout
         exact = query_rows(read_only(self.queries[pending]), self.metric, layout.dim)
@@ -185,8 +189,7 @@ class RangeOfDisk:
                     self._keep(found[i], keys[keys <= last])
             self.counts[pending, READS] += len(blocks)
         self.counts[pending, COMPARISONS] += len(self.chosen)
-        if pending:
-            self.nanoseconds[pending] += (time.perf_counter_ns() - begun) // len(pending)
+        self.nanoseconds[pending] += (time.perf_counter_ns() - begun) // len(pending)
         return [np.concatenate([np.empty(0, np.int64), *parts]) for parts in found]
 
     def _keep(self, parts, keys):

@@ -14,9 +14,9 @@ from luma_lab.index.reader import WalkPool
 from luma_lab.index.rows import METRIC_CODES, query_rows, read_only
 from luma_lab.index.sectors import NodeFile
 from luma_lab.kernels.beam import COUNTS, DAMAGED, FINE, Codes, Store, walk_disk
-from luma_lab.kernels.codescan import write_heap
 from luma_lab.kernels.graph import COMPARISONS, PASS, READS
 from luma_lab.kernels.record import scan_records
+from luma_lab.kernels.topk import write_heap
 
 BEAM_WIDTH, MAX_BEAM_WIDTH = 4, 256
 PREPARED_QUERIES = 32  # at a time: the tables of product quantisation are large

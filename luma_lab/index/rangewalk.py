@@ -1,13 +1,17 @@
 """All rows within a radius by a walk of a graph, or by a scan where that costs less."""
 
-import itertools
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
 from luma_lab.index.graph import COMPARISONS_PER_PLACE
 from luma_lab.index.protocol import stats_in_memory
-from luma_lab.index.ranging import answer_of, scan_within
+from luma_lab.index.ranging import (
+    answer_of,
+    fill,
+    marked,
+    scan_within,
+    shared_by,
+    split_keys,
+)
 from luma_lab.index.rows import read_only
 from luma_lab.kernels.graph import COMPARISONS
 
@@ -36,21 +40,17 @@ def range_of(graph, queries, radius, list_size, threads, chosen, limit):
     found = [None] * len(queries)
     budget = int(matches / nodes.exact_per_step)
     if graph.entry >= 0 and COMPARISONS_PER_PLACE * list_size < budget:
-        mask = None
-        if chosen is not None:
-            mask = np.zeros(len(graph.live), np.bool_)
-            mask[chosen] = True
-            mask = read_only(mask)
+        mask = None if chosen is None else read_only(marked(chosen, len(graph.live)))
         found = _walk(graph, queries, radius, list_size, threads, mask, limit, budget, counts)
-    pending = [i for i, keys in enumerate(found) if keys is None]
-    if pending:
+
+    def scan(pending):
         asked = nodes.exact_queries(read_only(queries[pending]))
-        scanned = scan_within(nodes.vectors, asked, radius, nodes.metric, chosen, limit, threads)
-        for i, keys in zip(pending, scanned, strict=True):
-            found[i] = keys
         counts[pending, COMPARISONS] += matches
+        return scan_within(nodes.vectors, asked, radius, nodes.metric, chosen, limit, threads)
+
+    scanned = fill(found, scan)
     stats = stats_in_memory(counts, nodes.quantizer)
-    return answer_of(found, limit, stats)._replace(scanned=marked(pending, len(queries)))
+    return answer_of(found, limit, stats)._replace(scanned=scanned)
 
 
 def _walk(graph, queries, radius, list_size, threads, mask, limit, budget, counts):
@@ -63,23 +63,6 @@ def _walk(graph, queries, radius, list_size, threads, mask, limit, budget, count
                 queries[a:b], graph, mask, radius, limit, budget, list_size, scratch,
                 (sizes, counts[a:b]),
             )  # fmt: skip
-        given_up = sizes < 0
-        sizes[given_up] = 0
-        parts = np.split(keys, np.cumsum(sizes)[:-1])
-        return [None if gone else some for some, gone in zip(parts, given_up, strict=True)]
+        return split_keys(keys, sizes)
 
-    count = len(queries)
-    threads = min(threads, count)
-    if threads <= 1:
-        return run(0, count) if count else []
-    cuts = [count * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(run, a, b) for a, b in itertools.pairwise(cuts)]
-        return [keys for job in jobs for keys in job.result()]
-
-
-def marked(places, count):
-    """Return a bool array of shape (count,) that is True at `places`."""
-    marks = np.zeros(count, np.bool_)
-    marks[places] = True
-    return marks
+    return shared_by(threads, len(queries), run)

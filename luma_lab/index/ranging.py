@@ -150,6 +150,45 @@ def scan_within(matrix, queries, radius, metric, chosen, limit, threads, start=0
     return found
 
 
+def marked(places, count):
+    """Return a bool array of shape (count,) that is True at `places`."""
+    marks = np.zeros(count, np.bool_)
+    marks[places] = True
+    return marks
+
+
+def split_keys(keys, sizes):
+    """Return the keys of each query as a list, None where its size is -1: it was given up."""
+    parts = np.split(keys, np.cumsum(np.maximum(sizes, 0))[:-1])
+    return [None if size < 0 else some for size, some in zip(sizes, parts, strict=True)]
+
+
+def shared_by(threads, count, run):
+    """Return the lists ``run(a, b)`` joined, which threads make of parts of `count` queries."""
+    threads = min(threads, count)
+    if threads <= 1:
+        return run(0, count) if count else []
+    cuts = [count * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(run, a, b) for a, b in itertools.pairwise(cuts)]
+        return [keys for job in jobs for keys in job.result()]
+
+
+def fill(found, scan):
+    """Put the keys that ``scan(numbers of queries)`` gives where there are none in `found`.
+
+    Returns
+    -------
+    bool array of shape (n_queries,)
+        Which queries were scanned.
+    """
+    pending = [i for i, keys in enumerate(found) if keys is None]
+    if pending:
+        for i, keys in zip(pending, scan(pending), strict=True):
+            found[i] = keys
+    return marked(pending, len(found))
+
+
 def answer_of(found, limit, stats):
     """Return the `RangeNeighbors` of each query's keys, which are sorted in place."""
     for i, keys in enumerate(found):

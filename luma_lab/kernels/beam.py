@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from luma_lab.kernels.aio import Queue, request_read, submit_reads, wait_for_reads
-from luma_lab.kernels.codescan import code_distance, write_heap
+from luma_lab.kernels.codescan import code_distance
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.graph import (
     COMPARISONS,
@@ -26,7 +26,7 @@ from luma_lab.kernels.graph import (
 from luma_lab.kernels.prefetch import prefetch_row
 from luma_lab.kernels.record import Layout, edges_of, is_sound, record_distance
 from luma_lab.kernels.space import Q8Space
-from luma_lab.kernels.topk import EXPANDED, key_row, pack_key, push_least
+from luma_lab.kernels.topk import EXPANDED, key_row, pack_key, push_least, write_heap
 
 CACHE_HITS = 4  # a column of `counts`, beside those of `graph`
 COUNTS = 5

@@ -7,7 +7,6 @@ import numpy as np
 from luma_lab.kernels.addresses import bytes_there, floats_there, words_there
 from luma_lab.kernels.blocks import LANES, lowest_bit
 from luma_lab.kernels.clock import RERANK_NS, nanoseconds
-from luma_lab.kernels.codescan import write_heap
 from luma_lab.kernels.compile import kernel
 from luma_lab.kernels.distance import (
     COSINE,
@@ -42,6 +41,7 @@ from luma_lab.kernels.topk import (
     pack_key,
     push_least,
     sort_heap,
+    write_heap,
 )
 
 MEASURED_AT_ONCE = 2048  # distances by code, in the nearest cache

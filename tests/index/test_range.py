@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_contract import METRICS, brute_force, clustered, every_metric
+from range_contract import parts_of, radius_of, same
 
 from luma_lab import errors
 from luma_lab.index import FlatIndex, VamanaIndex
@@ -16,22 +17,6 @@ from luma_lab.kernels.topk import key_row
 
 N, DIM = 6000, 24
 BUILD = {"max_degree": 24, "build_list_size": 50}
-
-
-def parts_of(found):
-    """Return the rows of each query, as lists."""
-    return [found.rows[a:b].tolist() for a, b in itertools.pairwise(found.limits)]
-
-
-def same(a, b):
-    return all((x == y).all() for x, y in zip(a[:3], b[:3], strict=True))
-
-
-def radius_of(index, queries, count):
-    """Return a radius that `count` rows a query are within on average, between two distances."""
-    far = np.sort(index.search(queries, k=len(index)).distances.ravel())
-    cut = count * len(queries)
-    return float(np.float64(far[cut - 1]) + far[cut]) / 2
 
 
 @pytest.fixture(scope="module")

@@ -5,28 +5,13 @@ import itertools
 import numpy as np
 import pytest
 from index_contract import METRICS, clustered, every_metric
+from range_contract import parts_of, radius_of, same
 
 from luma_lab import errors
 from luma_lab.index import DiskIndex, FlatIndex, IVFIndex, diskrange
 
 N, DIM = 6000, 24
 QUANTIZERS = pytest.mark.parametrize("quantizer", ["q8", "q4", None])
-
-
-def parts_of(found):
-    """Return the rows of each query, as lists."""
-    return [found.rows[a:b].tolist() for a, b in itertools.pairwise(found.limits)]
-
-
-def same(a, b):
-    return all((x == y).all() for x, y in zip(a[:3], b[:3], strict=True))
-
-
-def radius_of(flat, queries, count):
-    """Return a radius that `count` rows a query are within on average, between two distances."""
-    far = np.sort(flat.search(queries, k=len(flat)).distances.ravel())
-    cut = count * len(queries)
-    return float(np.float64(far[cut - 1]) + far[cut]) / 2
 
 
 def check_answers(found, expected, floor=0.95):
