@@ -9,13 +9,7 @@ import numpy as np
 
 from luma_lab.kernels.blocks import FLOATS, LANES, LINE_BYTES, lowest_bit
 from luma_lab.kernels.cellrank import nearest_cells, rank_cells
-from luma_lab.kernels.cellscan import (
-    code_limit,
-    doubt_of,
-    lanes_to_measure,
-    measure_block,
-    prepare_one,
-)
+from luma_lab.kernels.cellscan import code_limit, doubt_of, measure_block, prepare_one
 from luma_lab.kernels.clock import RERANK_NS, nanoseconds
 from luma_lab.kernels.codewalk import RERANK_AHEAD, ROUNDING, exact_distance
 from luma_lab.kernels.compile import kernel
@@ -53,10 +47,15 @@ def keep_lanes(
     count = 0
     passed = stop - start
     for first in range(start, stop, LANES):
-        wanted, failed = lanes_to_measure(numbers, mask, use_mask, first, stop)
-        passed -= failed
-        if wanted == 0:
-            continue
+        size = min(LANES, stop - first)
+        wanted = (1 << size) - 1
+        if use_mask:
+            for lane in range(size):
+                if not mask[numbers[first + lane]]:
+                    wanted ^= 1 << lane
+                    passed -= 1
+            if wanted == 0:
+                continue
         block = blocks.ctypes.data + first // LANES * lines * LINE_BYTES
         wanted &= measure_block(
             kind, probe, constants, block, lines, metric, distances.ctypes.data, limit

@@ -100,23 +100,6 @@ def doubt_of(metric, row_step, row_square, doubts):
     return variance, CERTAINTY * np.float32(math.sqrt(variance))
 
 
-@kernel(inline=True)
-def lanes_to_measure(numbers, mask, use_mask, first, stop):
-    """Return the lanes, one bit each, of the rows in slots `first` to `stop` of one block.
-
-    Without those that are not in `mask`, if that is used; then how many these are.
-    """
-    size = min(LANES, stop - first)
-    wanted = (1 << size) - 1
-    failed = 0
-    if use_mask:
-        for lane in range(size):
-            if not mask[numbers[first + lane]]:
-                wanted ^= 1 << lane
-                failed += 1
-    return wanted, failed
-
-
 @kernel
 def scan_cell(
     kind, probe, constants, blocks, metric, numbers, mask, use_mask, start, stop, ahead,
@@ -152,10 +135,15 @@ def scan_cell(
             limit = code_limit(metric, limit, variance, constant)
     passed = stop - start
     for first in range(start, stop, LANES):
-        wanted, failed = lanes_to_measure(numbers, mask, use_mask, first, stop)
-        passed -= failed
-        if wanted == 0:
-            continue
+        size = min(LANES, stop - first)
+        wanted = (1 << size) - 1
+        if use_mask:
+            for lane in range(size):
+                if not mask[numbers[first + lane]]:
+                    wanted ^= 1 << lane
+                    passed -= 1
+            if wanted == 0:
+                continue
         if ahead:
             prefetch_span(ahead + (first - start) // LANES * block_bytes, block_bytes)
         block = blocks.ctypes.data + first // LANES * block_bytes
